@@ -24,8 +24,7 @@ counted AS (
 ),
 
 hours AS (
-    SELECT
-        source, hour, sum(attempted) AS attempted, sum(ended - expired) AS ended, sum(delivered) AS delivered
+    SELECT source, hour, [sum(delivered), sum(ended - expired), sum(attempted)] AS shown_counts
     FROM delivery_hourly
     WHERE day >= getvariable('counted')::DATE AND hour >= getvariable('counted')
     GROUP BY ALL
@@ -33,8 +32,8 @@ hours AS (
 
 logged AS (
     SELECT
-        source, date_trunc('hour', first_seen_at) AS hour, count(*) AS attempted, count(winner) AS ended,
-        count(*) FILTER (outcome = 'delivered') AS delivered, count(*) FILTER (is_moving) AS moving
+        source, date_trunc('hour', first_seen_at) AS hour, count(*) FILTER (is_moving) AS moving,
+        [count(*) FILTER (outcome = 'delivered'), count(winner), count(*)] AS found
     FROM recomputed
     LEFT JOIN statuses ON status_id = winner
     WHERE winner IS NOT NULL OR furthest IS NOT NULL OR NOT incoming
@@ -51,9 +50,7 @@ ahead AS (
 
 compared AS (
     SELECT
-        source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
-        [hours.delivered, hours.ended, hours.attempted] AS shown_counts,
-        [logged.delivered, logged.ended, logged.attempted] AS found,
+        source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope, shown_counts, found,
         list_max([
             abs(coalesce(pair[1], 0) - coalesce(pair[2], 0)) FOR pair IN list_zip(shown_counts, found)
         ]) - coalesce(logged.moving, 0) - coalesce(ahead.moving, 0) AS off
