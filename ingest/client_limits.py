@@ -161,10 +161,6 @@ class OpenConnections:
         self._sites: dict[HttpConnection, Site | None] = {}
         self._by_site: defaultdict[Site | None, set[HttpConnection]] = defaultdict(set)
 
-    def __len__(self) -> int:
-        """Return the number of open connections."""
-        return len(self._sites)
-
     def add_connection(self, connection: "HttpConnection", peer: str) -> None:
         """Count a connection.
 
