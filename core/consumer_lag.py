@@ -46,51 +46,47 @@ def records_behind(end: int, *positions: int) -> int:
     return max(end - max(positions), 0)
 
 
-def read_group_lag(
-    kafka: KafkaSettings, groups: Mapping[str, Sequence[str]], timeout_s: float = BROKER_PATIENCE_S
-) -> dict[str, int] | None:
+def read_group_lag(kafka: KafkaSettings, groups: Mapping[str, Sequence[str]]) -> dict[str, int] | None:
     """Return the lag of each group in its topics, in records; None if Kafka does not answer.
 
-    The lag is 0 if all committed records were read, also in topics that are written in transactions.
+    The lag is 0 if all committed records were read, also in topics that are written in transactions. A broker at whose
+    address nothing listens counts as away at once.
 
     Args:
         kafka: Settings of the cluster.
         groups: Consumer groups and the topics that each reads.
-        timeout_s: Time-out of each request. A broker at whose address nothing listens counts as away at once.
     """
     if not is_reachable(kafka):
         return None
     behind: dict[str, int] = {}
-    with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {timeout_s:g} s"):
+    with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {BROKER_PATIENCE_S:g} s"):
         try:
             for group, topics in groups.items():
                 with closing(Consumer(kafka.confluent_options() | _OPTIONS | {"group.id": group})) as reader:
-                    behind[group] = _query_lag(reader, topics, timeout_s)
+                    behind[group] = _query_lag(reader, topics)
         except KafkaException:
             return None
     return behind
 
 
-def _query_lag(reader: Consumer, topics: Sequence[str], timeout_s: float) -> int:
+def _query_lag(reader: Consumer, topics: Sequence[str]) -> int:
     """Return the number of records left in the topics."""
-    there = reader.list_topics(timeout=timeout_s).topics
+    there = reader.list_topics(timeout=BROKER_PATIENCE_S).topics
     asked = [TopicPartition(name, part) for name in topics if name in there for part in there[name].partitions]
     behind: dict[tuple[str, int], int] = {}
     starts: list[TopicPartition] = []
-    for place in reader.committed(asked, timeout_s) if asked else []:
-        low, end = reader.get_watermark_offsets(place, timeout_s)
+    for place in reader.committed(asked, BROKER_PATIENCE_S) if asked else []:
+        low, end = reader.get_watermark_offsets(place, BROKER_PATIENCE_S)
         position = max(place.offset, low)
         if records_behind(end, position):
             behind[place.topic, place.partition] = records_behind(end, position)
             starts.append(TopicPartition(place.topic, place.partition, position))
     # A group commits the offset behind its last record. Behind that there may be only transaction markers.
-    ended = _find_exhausted_partitions(reader, starts, timeout_s)
+    ended = _find_exhausted_partitions(reader, starts)
     return sum(records for key, records in behind.items() if key not in ended)
 
 
-def _find_exhausted_partitions(
-    reader: Consumer, starts: list[TopicPartition], timeout_s: float
-) -> set[tuple[str, int]]:
+def _find_exhausted_partitions(reader: Consumer, starts: list[TopicPartition]) -> set[tuple[str, int]]:
     """Return the partitions without a committed record from their offset on.
 
     A partition that does not answer in time counts as one that has records.
@@ -101,7 +97,7 @@ def _find_exhausted_partitions(
     # Whether the first answer about a partition is that its end is reached.
     begins_at_end: dict[tuple[str, int], bool] = {}
     reader.assign(starts)
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + BROKER_PATIENCE_S
     while len(begins_at_end) < len(starts) and time.monotonic() < deadline:
         for message in reader.consume(100, _POLL_S):
             key, error = (message.topic(), message.partition()), message.error()

@@ -4,11 +4,13 @@ Great Expectations' own DuckDB connector is not used: it fails on most expectati
 """
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
+import pandas as pd
+
 from expectations.errors import ExpectationFailedToRunError
-from expectations.measurement import SuiteMeasures
 from expectations.quality_check import MAX_NAMED, CheckResult, QualityCheck
 
 # The result format for an expectation that does not hold: with the scopes.
@@ -27,29 +29,33 @@ def _gx_context() -> Any:
     return context
 
 
-def judge_suite(measured: SuiteMeasures) -> list[CheckResult]:
+def judge_suite(checks: Sequence[QualityCheck], measures: pd.DataFrame) -> list[CheckResult]:
     """Return the results of a suite.
+
+    Args:
+        checks: The checks of the suite.
+        measures: A row for each scope, a column for each check. A column `{check}_rows` has lists of faulty rows.
 
     Raises:
         ExpectationFailedToRunError: Great Expectations could not evaluate an expectation.
     """
     from great_expectations import ExpectationSuite  # noqa: PLC0415 - takes seconds
 
-    source = _gx_context().data_sources.add_or_update_pandas(measured.suite)
+    source = _gx_context().data_sources.add_or_update_pandas("measures")
     # Columns of lists are left out: they name rows and have no expectation.
-    frame = measured.measures.filter(regex="(?<!_rows)$")
+    frame = measures.filter(regex="(?<!_rows)$")
     definition = source.add_dataframe_asset("measures").add_batch_definition_whole_dataframe("all")
     batch = definition.get_batch({"dataframe": frame})
     failures: dict[str, Any] = {}
-    checks = measured.checks
+    doubtful = checks
     # A detailed result takes twice as long as a yes or no. So details are requested only of expectations that fail.
     for result_format in ("BOOLEAN_ONLY", _DETAILED_RESULT_FORMAT):
-        if checks:
-            suite = ExpectationSuite(measured.suite, expectations=[_build_expectation(check) for check in checks])
+        if doubtful:
+            suite = ExpectationSuite("measures", expectations=[_build_expectation(check) for check in doubtful])
             results = batch.validate(suite, result_format=result_format).results
             failures = {each.expectation_config.kwargs["column"]: each for each in results if not each.success}
-            checks = [check for check in checks if check.name in failures]
-    return [_build_check_result(check, failures.get(check.name), measured) for check in measured.checks]
+            doubtful = [check for check in doubtful if check.name in failures]
+    return [_build_check_result(check, failures.get(check.name), measures) for check in checks]
 
 
 def _build_expectation(check: QualityCheck) -> dict[str, Any]:
@@ -61,10 +67,10 @@ def _build_expectation(check: QualityCheck) -> dict[str, Any]:
     return {"type": f"expect_column_values_to_be_{kind}", "kwargs": {"column": check.name} | valid}
 
 
-def _build_check_result(check: QualityCheck, failure: Any, measured: SuiteMeasures) -> CheckResult:
-    named = measured.measures.get(f"{check.name}_rows")
+def _build_check_result(check: QualityCheck, failure: Any, measures: pd.DataFrame) -> CheckResult:
+    named = measures.get(f"{check.name}_rows")
     rows = tuple([] if named is None else [str(row) for scope in named.dropna() for row in scope][:MAX_NAMED])
-    observed = _observed_range(check, measured) if failure is None else _observed_scopes(check, failure)
+    observed = _observed_range(check, measures) if failure is None else _observed_scopes(check, failure)
     return CheckResult(
         check.name, check.suite, check.severity, failure is None, observed, check.expected, check.meaning,
         check.action, rows,
@@ -82,9 +88,9 @@ def _observed_scopes(check: QualityCheck, failure: Any) -> str:
     return "; ".join(shown) + (f"; and {rest} more" if rest else "")
 
 
-def _observed_range(check: QualityCheck, measured: SuiteMeasures) -> str:
+def _observed_range(check: QualityCheck, measures: pd.DataFrame) -> str:
     """Return the range of values of a check that holds."""
-    values = measured.measures[check.name].dropna()
+    values = measures[check.name].dropna()
     if not len(values):
         return "nothing found"
     if check.allowed:

@@ -22,21 +22,6 @@ _BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class SuiteMeasures:
-    """The measures of a suite.
-
-    Args:
-        suite: Name of the suite.
-        checks: The checks of the measures.
-        measures: A row for each scope, a column for each check. A column `{check}_rows` has lists of faulty rows.
-    """
-
-    suite: str
-    checks: Sequence[QualityCheck]
-    measures: pd.DataFrame
-
-
-@dataclass(frozen=True, slots=True)
 class MeasurementSession:
     """A connection on which the SQL of the measures can run.
 
@@ -75,11 +60,6 @@ class MeasurementSession:
         for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
             rows = f"dataset_files('{dataset}') WHERE date >= getvariable('since_day')"
             self._run(f"CREATE TEMP VIEW {name}_files AS FROM {rows}")
-        # Days of which retention dropped the messages, and left the counts.
-        self._run("""
-            CREATE TEMP VIEW kept AS
-            FROM dataset('base/delivery') WHERE date NOT IN (SELECT base.date FROM dataset('base') AS base)
-        """)
         self._run(f"CREATE TEMP MACRO landed_ranges(relation) AS TABLE {read_resource('tables', 'landed_ranges.sql')}")
         # The other tables and measures compare the log with the views up to these times.
         self._create_table("reached")
@@ -121,8 +101,11 @@ class MeasurementSession:
     def _checks_of_rows(self, suite: str) -> list[QualityCheck]:
         return [check for check in self.checks if check.suite == suite and check.wrong]
 
-    def measure_suite(self, suite: str) -> SuiteMeasures:
-        """Return the measures of a suite."""
+    def measure_suite(self, suite: str) -> pd.DataFrame:
+        """Return the measures of a suite.
+
+        They have a row for each scope, a column for each check. A column `{check}_rows` has lists of faulty rows.
+        """
         queries = [read_resource("measures", f"{suite}.sql")]
         if suite in RELATION_BY_DATASET:
             queries += [read_resource("measures", "files.sql").replace("{dataset}", suite), self._wrong_sql(suite)]
@@ -131,7 +114,7 @@ class MeasurementSession:
         if suite == "delivery" and measures[["delivery_adds_up", "delivery_from_raw"]].any(axis=None):
             # Data that landed between the reads of two views looks like a difference. A second read does not have it.
             measures = fetch_frame(self.connection, sql)
-        return SuiteMeasures(suite, [check for check in self.checks if check.suite == suite], measures)
+        return measures
 
     def _wrong_sql(self, suite: str) -> str:
         relation = "latest" if suite == "messages" else RELATION_BY_DATASET[suite][0]

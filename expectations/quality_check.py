@@ -7,6 +7,7 @@ measured on, or without data.
 
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Final, Literal, get_args
 
 # From the worst to the mildest.
@@ -116,10 +117,8 @@ class CheckReport:
     @property
     def rows_by_suite(self) -> dict[str, list[CheckResult]]:
         """The results of each suite, in their order."""
-        found: dict[str, list[CheckResult]] = {}
-        for row in self.rows:
-            found.setdefault(row.dataset, []).append(row)
-        return found
+        # A suite is judged as a whole, so its rows follow each other.
+        return {suite: list(rows) for suite, rows in groupby(self.rows, lambda row: row.dataset)}
 
     @property
     def exit_code(self) -> int:

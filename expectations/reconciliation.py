@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import duckdb
 import orjson
+import pandas as pd
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -17,8 +18,8 @@ from core import records, topics
 from core.consumer_lag import BROKER_PATIENCE_S, is_reachable, log_if_slow
 from core.kafka_settings import KafkaSettings
 from core.topic_ids import TopicIds
-from expectations.catalogue import build_checks, read_resource
-from expectations.measurement import SuiteMeasures, earliest_complete_time, fetch_frame
+from expectations.catalogue import read_resource
+from expectations.measurement import earliest_complete_time, fetch_frame
 from expectations.settings import CheckSettings
 from ingest.receipts import ID_BYTES, read_receipts
 from ingest.spool import read_spooled_ids
@@ -28,9 +29,6 @@ from warehouse.sink.kafka_log_reader import KafkaLogReader
 from warehouse.sink.parquet_files import FolderStore
 from warehouse.sink.topic_incarnations import locate_log_position
 
-SUITE: Final = "reconciliation"
-# A busy broker may pause so long between two answers.
-_TIMEOUT_S: Final = BROKER_PATIENCE_S
 # Default period of outcomes. They are read one by one, and a check runs every few minutes.
 _OUTCOMES_LOOKBACK: Final = timedelta(hours=1)
 _TIME: Final = pa.timestamp("ms", tz="UTC")
@@ -71,19 +69,17 @@ def read_kafka_contents(
     """
     if not is_reachable(kafka):
         raise KafkaException(KafkaError(KafkaError._TRANSPORT))
-    with log_if_slow(f"waiting for Kafka at {kafka.bootstrap}, up to {BROKER_PATIENCE_S:g} s an answer"):
-        return _consume_contents(kafka, data, now if kafka.in_memory else since or now - _OUTCOMES_LOOKBACK)
-
-
-def _consume_contents(kafka: KafkaSettings, data: Path, since: datetime) -> KafkaContents:
+    since = now if kafka.in_memory else since or now - _OUTCOMES_LOOKBACK
     options = {"group.id": "smspulse-check", "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
-    with closing(Consumer(kafka.confluent_options() | options | {"auto.offset.reset": "earliest"})) as consumer:
-        existing = consumer.list_topics(timeout=_TIMEOUT_S).topics
+    options |= kafka.confluent_options() | {"auto.offset.reset": "earliest"}
+    slow = f"waiting for Kafka at {kafka.bootstrap}, up to {BROKER_PATIENCE_S:g} s an answer"
+    with log_if_slow(slow), closing(Consumer(options)) as consumer:
+        existing = consumer.list_topics(timeout=BROKER_PATIENCE_S).topics
         raw_partitions, outcome_partitions = (
             list(existing[name].partitions) if name in existing else [] for name in (topics.RAW, topics.OUTCOMES)
         )
         wanted = [TopicPartition(topics.OUTCOMES, each, int(since.timestamp() * 1000)) for each in outcome_partitions]
-        starts = [] if kafka.in_memory else consumer.offsets_for_times(wanted, _TIMEOUT_S)
+        starts = [] if kafka.in_memory else consumer.offsets_for_times(wanted, BROKER_PATIENCE_S)
         starts += _unlanded_positions(kafka, data, raw_partitions)
         waiting, outcomes = [], []
         for message in _consume_to_end(consumer, starts):
@@ -113,25 +109,28 @@ def _unlanded_positions(kafka: KafkaSettings, data: Path, partitions: list[int])
     return [TopicPartition(position.log.topic, position.log.partition, position.offset) for position in found]
 
 
-def _newest_incarnation_began(connection: duckdb.DuckDBPyConnection, data: Path) -> datetime | None:
-    """Return the time of the first record of the newest incarnation of sms.messages; None if there is only one."""
+def _outcomes_complete_since(connection: duckdb.DuckDBPyConnection, data: Path, since: datetime) -> datetime:
+    """Return `since`, or the later time of the first record of the newest incarnation of sms.messages.
+
+    The outcomes of older messages were lost with an earlier incarnation of the topics.
+    """
     known = list_incarnations_by_age(data, topics.MESSAGES)
     if len(known) < 2:  # noqa: PLR2004 - there is no earlier one
-        return None
+        return since
     sql = "SELECT min(recorded_at) AS began FROM dataset('messages') WHERE incarnation = ?"
     began: datetime | None = fetch_rows(connection, sql, [known[-1]])[0]["began"]
-    return began
+    return max(since, began or since)
 
 
 def _consume_to_end(consumer: Consumer, starts: list[TopicPartition]) -> Iterator[Message]:
     """Yield the records from `starts` to the end of each partition."""
     consumer.assign(starts)
-    left, deadline = {(each.topic, each.partition) for each in starts}, monotonic() + _TIMEOUT_S
+    left, deadline = {(each.topic, each.partition) for each in starts}, monotonic() + BROKER_PATIENCE_S
     while left:
         # Waits 0.1 s at most for so many records.
         messages = consumer.consume(10_000, 0.1)
         if messages:
-            deadline = monotonic() + _TIMEOUT_S
+            deadline = monotonic() + BROKER_PATIENCE_S
         elif monotonic() > deadline:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         for message in messages:
@@ -173,7 +172,7 @@ def measure_reconciliation(
     now: datetime,
     since: datetime | None = None,
     kafka: KafkaContents | None = None,
-) -> SuiteMeasures:
+) -> pd.DataFrame:
     """Compare the receipts of ingest with the landed webhooks, from `since` on, or of the recent hours.
 
     Without `kafka`, webhooks that are only in Kafka count as missing, and outcomes are not compared.
@@ -186,14 +185,11 @@ def measure_reconciliation(
     since = max(since, earliest_complete_time(data.resolve()))
     spooled = pa.array([bytes.fromhex(each.replace("-", "")) for each in read_spooled_ids(data)], _ID)
     contents = kafka or KafkaContents(now)
-    moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s), "told_since": contents.since}
+    moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s)}
     with open_warehouse(data) as connection:
-        if began := _newest_incarnation_began(connection, data):
-            # The outcomes of older messages were lost with an earlier incarnation of the topics.
-            moments["told_since"] = max(contents.since, began)
+        moments["told_since"] = _outcomes_complete_since(connection, data, contents.since)
         connection.register("accepted", _read_accepted_ids(data, since))
         connection.register("spooled", pa.table([spooled], names=["id"]))
         connection.register("waiting", contents.waiting)
         connection.register("outcomes", contents.outcomes)
-        frame = fetch_frame(connection, read_resource("measures", f"{SUITE}.sql"), moments)
-    return SuiteMeasures(SUITE, [check for check in build_checks(settings) if check.suite == SUITE], frame)
+        return fetch_frame(connection, read_resource("measures", "reconciliation.sql"), moments)

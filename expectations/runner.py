@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib import import_module
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
+import pandas as pd
 
 from expectations import SUITE_NAMES
 from expectations.catalogue import build_checks
 from expectations.errors import MissingExtraError, UnreadableDataError
 from expectations.judgement import judge_suite
-from expectations.measurement import MeasurementSession, SuiteMeasures
-from expectations.quality_check import CheckReport
+from expectations.measurement import MeasurementSession
+from expectations.quality_check import CheckReport, CheckResult
 from expectations.settings import CheckSettings
 from gateway.statuses import STATUSES, StatusCode
 from warehouse.reader import open_warehouse
@@ -34,7 +35,7 @@ def run_checks(
     suites: Collection[str] = LANDED_SUITES,
     since: datetime | None = None,
     statuses: Mapping[int, StatusCode] = STATUSES,
-    further: Sequence[SuiteMeasures] = (),
+    further: Mapping[str, pd.DataFrame] | None = None,
 ) -> CheckReport:
     """Check the landed data of a data folder. Only reads; a lander may write meanwhile.
 
@@ -45,7 +46,7 @@ def run_checks(
         suites: The suites to run.
         since: Leave out files of earlier dates, and messages first seen earlier.
         statuses: Meaning of each status id in the stream.
-        further: Measures of other suites.
+        further: Measures of other suites, by suite.
 
     Raises:
         MissingExtraError: Great Expectations is not installed.
@@ -78,9 +79,11 @@ def run_checks(
                 )  # fmt: skip
                 return CheckReport((), f"{note}: there is nothing to check", now)
             session.create_tables(suites)
-            measured = [session.measure_suite(suite) for suite in LANDED_SUITES if suite in suites]
-            judged = [row for each in (*measured, *further) for row in judge_suite(each)]
-            rows = tuple(session.name_faulty_rows(row) for row in judged)
+            measured = {suite: session.measure_suite(suite) for suite in LANDED_SUITES if suite in suites}
+            judged: list[CheckResult] = []
+            for suite, measures in {**measured, **(further or {})}.items():
+                judged += judge_suite([check for check in checks if check.suite == suite], measures)
+            rows = tuple(map(session.name_faulty_rows, judged))
     except duckdb.Error as error:
         raise UnreadableDataError(data, str(error).partition("\n")[0]) from error
     note = f"checked {webhooks:,} webhooks and {versions:,} versions of messages in {data}"

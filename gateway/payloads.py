@@ -275,10 +275,8 @@ def _read_address(payload: dict[str, Any], field: str, flaws: list[str]) -> str 
     value = payload.get(field)
     if type(value) is int and value >= 0:
         return str(value)
-    if value is None or (type(value) is str and len(value) <= events.MAX_NAME_LENGTH):
-        return normalise_address(value) if value else None
-    flaws.append(field)
-    return None
+    text = _read_text(payload, field, events.MAX_NAME_LENGTH, flaws)
+    return normalise_address(text) if text else None
 
 
 def _read_time(payload: dict[str, Any], field: str, zone: tzinfo, flaws: list[str]) -> int | None:

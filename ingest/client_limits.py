@@ -66,9 +66,9 @@ class ClientFilter:
     def __init__(self, allowed: Sequence[Network], proxies: Sequence[Network]) -> None:
         self._allowed, self._proxies = allowed, proxies
 
-    def is_proxy(self, address: Address | None) -> bool:
+    def is_proxy(self, peer: str) -> bool:
         """Return whether an address belongs to a trusted proxy."""
-        return address is not None and any(address in network for network in self._proxies)
+        return _is_in_networks(peer, self._proxies)
 
     def find_sender(self, peer: str, forwarded: Iterable[str]) -> str:
         """Return the sender of a request: the peer, or the last address named by a trusted proxy that is not a proxy.
@@ -80,16 +80,18 @@ class ClientFilter:
         sender = peer
         if self._proxies:
             hops = [hop.strip() for value in forwarded for hop in value.split(",")]
-            while hops and self.is_proxy(parse_address(sender)):
+            while hops and self.is_proxy(sender):
                 sender = hops.pop()
         return sender
 
     def may_send(self, sender: str) -> bool:
         """Return whether the allow-list has that sender, or is empty."""
-        if not self._allowed:
-            return True
-        address = parse_address(sender)
-        return address is not None and any(address in network for network in self._allowed)
+        return not self._allowed or _is_in_networks(sender, self._allowed)
+
+
+def _is_in_networks(text: str, networks: Sequence[Network]) -> bool:
+    address = parse_address(text)
+    return address is not None and any(address in network for network in networks)
 
 
 # A shorter wait is a rounding error of times.
@@ -159,17 +161,13 @@ class OpenConnections:
         self._sites: dict[HttpConnection, Site | None] = {}
         self._by_site: defaultdict[Site | None, set[HttpConnection]] = defaultdict(set)
 
-    def __len__(self) -> int:
-        """Return the number of open connections."""
-        return len(self._sites)
-
     def add_connection(self, connection: "HttpConnection", peer: str) -> None:
         """Count a connection.
 
         Raises:
             TooManyConnectionsError: The limit of its address or of all is reached, and no connection is idle.
         """
-        site = None if self._client_filter.is_proxy(parse_address(peer)) else site_of(peer)
+        site = None if self._client_filter.is_proxy(peer) else site_of(peer)
         if site is not None and len(self._by_site.get(site, ())) >= self._per_address:
             self._close_longest_idle(self._by_site[site], "one address has", self._per_address)
         if len(self._sites) >= self._total:

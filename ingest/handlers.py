@@ -201,9 +201,7 @@ class IngestHandler:
             # One per iteration of the event loop: a thousand of them would delay all other requests.
             async with self._large_body_lock:
                 await asyncio.sleep(0)
-                key, body, content_type = self._redact_body(source, received, content_type)
-        else:
-            key, body, content_type = self._redact_body(source, received, content_type)
+        key, body, content_type = self._redact_body(source, received, content_type)
         received_at = time.time_ns() // 1_000_000
         ingest_id = str(uuid7()).encode()
         headers = [

@@ -6,10 +6,8 @@ token can be replaced without a gap.
 """
 
 import contextlib
-import fcntl
 import hmac
 import logging
-import os
 import re
 import secrets
 import time
@@ -21,7 +19,7 @@ from urllib.parse import quote
 
 import orjson
 
-from core.atomic_file import write_file_atomically
+from core.atomic_file import lock_folder, write_file_atomically
 from ingest.errors import SourceExistsError, SourcesError
 
 log = logging.getLogger(__name__)
@@ -199,12 +197,10 @@ def _add_token(table: dict[str, Hashes], name: str) -> str:
 
 @contextlib.contextmanager
 def _edit_sources(path: Path, name: str | None = None) -> Iterator[dict[str, Hashes]]:
-    """Yield the table of the file, which must have the given name, and write the changed table. Locks the file."""
+    """Yield the table of the file, which must have the given name, and write the changed table. Locks the folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path.with_suffix(".json.lock"), os.O_WRONLY | os.O_CREAT, 0o600)
-        with open(lock, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with lock_folder(path.parent):
             table = _read_sources(path)
             if name is not None and not table.get(name):
                 raise SourcesError(path, f"there is no source {name!r} with a token; `smspulse source list` lists them")

@@ -8,7 +8,6 @@ crash; its webhooks were never answered. Rows are in order of arrival.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -276,13 +275,11 @@ def read_spooled_ids(data: Path) -> list[str]:
         SpoolError: The spool cannot be read.
     """
     path = data / "spool" / "spool.sqlite"
-    try:
+    with _raise_spool_errors(path.parent):
         if not path.exists():
             return []
-    except PermissionError as error:
-        raise SpoolError(path.parent, os.strerror(errno.EACCES)) from error
-    with _raise_spool_errors(path.parent), _open_read_only(path) as db:
-        rows = db.execute("SELECT data FROM spool").fetchall()
+        with _open_read_only(path) as db:
+            rows = db.execute("SELECT data FROM spool").fetchall()
         webhooks = [webhook for (data,) in rows for webhook in _decode_webhooks(data)]
     return [dict(webhook.headers)[HEADER_INGEST_ID].decode() for webhook in webhooks]
 

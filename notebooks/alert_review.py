@@ -28,13 +28,8 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _(picked):
+def _(data, picked):
     choice = common.read_choice(picked)
-    return (choice,)
-
-
-@app.cell(hide_code=True)
-def _(choice, data):
     # A row each time that one fired, and what it rested on.
     alerts = query(
         data,
@@ -56,7 +51,7 @@ def _(choice, data):
             map_keys(errors)[list_position(map_values(errors), list_max(map_values(errors)))] AS top_error
         FROM alerts
         WHERE
-            ($source = '' OR source = $source)
+            ($source IS NULL OR source = $source)
             AND ($device IS NULL OR device_id = $device)
             AND ($channel IS NULL OR channel_id = $channel)
             AND fired_at < $until::DATE + INTERVAL 1 DAY
@@ -65,7 +60,7 @@ def _(choice, data):
         """,
         choice.parameters,
     )
-    return (alerts,)
+    return alerts, choice
 
 
 @app.cell(hide_code=True)

@@ -36,7 +36,7 @@ _CHOSEN_SQL: Final = """
         FROM messages
         WHERE
             outcome <> 'incoming'
-            AND ($source = '' OR source = $source)
+            AND ($source IS NULL OR source = $source)
             AND first_seen_at < $until::DATE + INTERVAL 1 DAY
     ),
     chosen AS (
@@ -59,14 +59,13 @@ class NotebookFilter:
     Args:
         until: The last day (UTC). The period ends with the newest message of it.
         days: Length of the period in days.
-        source: One source; all if empty.
-        device, channel: One device or channel; all if None.
+        source, device, channel: One of them; all if None.
         step: Step of the latency: total, queue, device or network.
     """
 
     until: date
     days: int = 7
-    source: str = ""
+    source: str | None = None
     device: int | None = None
     channel: int | None = None
     step: str = "total"
@@ -110,9 +109,7 @@ def open_notebook(
 
 
 def _build_dropdown(place: str, values: Any) -> mo.ui.dropdown:
-    # The filter of sources is a text, those of device and channel are numbers.
-    everything = "" if place == "source" else None
-    options = {"all": everything, **{str(each): each for each in ([] if values is None else list(values))}}
+    options = {"all": None, **{str(each): each for each in ([] if values is None else list(values))}}
     return mo.ui.dropdown(options, value="all", label=place.title(), searchable=True)
 
 

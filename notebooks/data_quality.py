@@ -28,18 +28,13 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _(picked):
+def _(data, picked):
     choice = common.read_choice(picked)
-    return (choice,)
-
-
-@app.cell(hide_code=True)
-def _(choice, data):
     quality = query(
         data,
         """
         SELECT * FROM webhook_quality
-        WHERE ($source = '' OR source = $source) AND day <= $until AND day > $until::DATE - $days::INTEGER
+        WHERE ($source IS NULL OR source = $source) AND day <= $until AND day > $until::DATE - $days::INTEGER
         ORDER BY day, source
         """,
         {"source": choice.source, "until": choice.until, "days": choice.days},
@@ -50,7 +45,7 @@ def _(choice, data):
     differing = int(query(data, "SELECT count(DISTINCT message_key) AS n FROM rebuild_differences")["n"].iloc[0])
     dead = query(data, "SELECT reason, count(*) AS dead_letters FROM deadletters GROUP BY ALL ORDER BY ALL")
     fresh = query(data, "SELECT dataset, rows, newest_recorded_at FROM freshness ORDER BY dataset")
-    return checks, dead, differing, fresh, quality
+    return checks, choice, dead, differing, fresh, quality
 
 
 @app.cell(hide_code=True)

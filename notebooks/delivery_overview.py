@@ -27,13 +27,8 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _(picked):
+def _(data, picked):
     choice = common.read_choice(picked)
-    return (choice,)
-
-
-@app.cell(hide_code=True)
-def _(choice, data):
     # A row an hour up to two days, else a row a day; and one of all.
     delivery = common.query_chosen_messages(
         data,
@@ -67,7 +62,7 @@ def _(choice, data):
         """,
         choice,
     )
-    return delivery, outcomes
+    return choice, delivery, outcomes
 
 
 @app.cell(hide_code=True)

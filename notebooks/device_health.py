@@ -29,13 +29,8 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _(picked):
+def _(data, picked):
     choice = common.read_choice(picked)
-    return (choice,)
-
-
-@app.cell(hide_code=True)
-def _(choice, data):
     # A row a phone, of one that was chosen a row a channel; the surest to be bad first, whose interval ends lowest.
     devices = common.query_chosen_messages(
         data,
@@ -55,30 +50,25 @@ def _(choice, data):
                 rates(attempted, ended, delivered, open) AS rates
             FROM chosen
             GROUP BY ALL
-        ),
-        rated AS (
-            SELECT
-                * EXCLUDE (rates), unnest(rates), sum(delivered) OVER () / nullif(sum(ended) OVER (), 0) AS fleet_rate
-            FROM counted
         )
         SELECT
-            source, device_id, channel_id, attempted, ended, delivered, open_share, last_seen_at, top_failure,
-            fleet_rate,
-            delivered_per_ended AS rate,
-            delivered_per_ended_low AS low,
-            delivered_per_ended_high AS high,
+            source, device_id, channel_id, attempted, ended, delivered, rates.open_share, last_seen_at, top_failure,
+            sum(delivered) OVER () / nullif(sum(ended) OVER (), 0) AS fleet_rate,
+            rates.delivered_per_ended AS rate,
+            rates.delivered_per_ended_low AS low,
+            rates.delivered_per_ended_high AS high,
             -- Of fewer than 5, the interval misses too often to accuse anybody.
             coalesce(high < fleet_rate AND ended >= 5 AND device_id IS NOT NULL, false) AS is_failing,
             concat(coalesce('phone ' || device_id, 'no phone named'), ', channel ' || channel_id, ' (', source, ')')
                 AS phone
-        FROM rated
-        WHERE $phone IS NULL OR device_id = $phone
+        FROM counted
+        QUALIFY $phone IS NULL OR device_id = $phone
         ORDER BY high NULLS LAST, source, device_id, channel_id
         """,
         replace(choice, device=None),
         phone=choice.device,
     )
-    return (devices,)
+    return choice, devices
 
 
 @app.cell(hide_code=True)

@@ -30,13 +30,8 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _(picked):
+def _(data, picked):
     choice = common.read_choice(picked)
-    return (choice,)
-
-
-@app.cell(hide_code=True)
-def _(choice, data):
     # A row an hour up to two days, else a row a day; and one of all.
     latency = common.query_chosen_messages(
         data,
@@ -55,7 +50,7 @@ def _(choice, data):
         """,  # noqa: S608 - a step of the controls
         choice,
     )
-    return (latency,)
+    return choice, latency
 
 
 @app.cell(hide_code=True)

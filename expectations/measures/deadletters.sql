@@ -1,25 +1,19 @@
 -- A row: the measures of one source.
 -- Key: scope. Units: counts of rows, 0 where all is well; shares are from 0 to 1.
 -- Freshness: of the moment 'now'.
-WITH unreadable AS (
-    SELECT coalesce(source, '(no source)') AS scope, topic, "partition", "offset", ingest_id
-    FROM raw_files
-    INNER JOIN reached USING ("partition")
-    WHERE
-        kind = 'unreadable' AND received_at < until - getvariable('waiting')
-        -- The stream may have read a record that made the lander fail. Its dead letters are those that made itself fail.
-        AND reason IS DISTINCT FROM 'processing_failed'
-)
-
 SELECT
-    scope,
+    coalesce(source, '(no source)') AS scope,
     count(*) FILTER (origin_offset IS NULL) AS deadletters_complete,
     min(topic || ':' || "partition" || ':' || "offset", 5) FILTER (origin_offset IS NULL) AS deadletters_complete_rows
-FROM unreadable
+FROM raw_files
+INNER JOIN reached USING ("partition")
 -- Several incarnations of a topic have a record at one offset. The id of the webhook distinguishes them.
 LEFT JOIN (SELECT DISTINCT origin_topic, origin_partition, origin_offset, ingest_id FROM deadletter_files) AS letters
     ON origin_topic = topic AND origin_partition = "partition" AND origin_offset = "offset"
-    AND letters.ingest_id IS NOT DISTINCT FROM unreadable.ingest_id
+    AND letters.ingest_id IS NOT DISTINCT FROM raw_files.ingest_id
+WHERE kind = 'unreadable' AND received_at < until - getvariable('waiting')
+    -- The stream may have read a record that made the lander fail. Its dead letters are those that made itself fail.
+    AND reason IS DISTINCT FROM 'processing_failed'
 GROUP BY scope
 
 UNION ALL BY NAME

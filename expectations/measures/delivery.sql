@@ -7,25 +7,24 @@ WITH devices AS MATERIALIZED (
 ),
 
 counted AS (
-    SELECT scope, sum(attempted) AS attempted, sum(ended) AS ended, sum(delivered) AS delivered
+    SELECT
+        coalesce(source, '(no source)') AS scope,
+        sum(attempted) AS attempted, sum(ended) AS ended, sum(delivered) AS delivered
     FROM (
-        SELECT
-            coalesce(source, '(no source)') AS scope, count(*) AS attempted, count(*) FILTER (is_ended) AS ended,
-            count(*) FILTER (outcome = 'delivered') AS delivered
+        SELECT source, 1, (is_ended IS TRUE)::INTEGER, (outcome = 'delivered')::INTEGER
         -- Not from the table that was read before: more messages may have landed since.
         FROM messages
         WHERE outcome <> 'incoming'
-        GROUP BY ALL
-        UNION ALL BY NAME
-        -- Of messages that retention dropped, only the counts are left.
-        SELECT coalesce(source, '(no source)') AS scope, attempted, ended, delivered FROM kept
-    )
+        UNION ALL
+        -- Of days of which retention dropped the messages, only the counts are left.
+        SELECT source, attempted, ended, delivered FROM dataset('base/delivery')
+        WHERE date NOT IN (SELECT base.date FROM dataset('base') AS base)
+    ) AS counts(source, attempted, ended, delivered)
     GROUP BY scope
 ),
 
 hours AS (
-    SELECT
-        source, hour, sum(attempted) AS attempted, sum(ended - expired) AS ended, sum(delivered) AS delivered
+    SELECT source, hour, [sum(delivered), sum(ended - expired), sum(attempted)] AS shown_counts
     FROM delivery_hourly
     WHERE day >= getvariable('counted')::DATE AND hour >= getvariable('counted')
     GROUP BY ALL
@@ -33,8 +32,8 @@ hours AS (
 
 logged AS (
     SELECT
-        source, date_trunc('hour', first_seen_at) AS hour, count(*) AS attempted, count(winner) AS ended,
-        count(*) FILTER (outcome = 'delivered') AS delivered, count(*) FILTER (is_moving) AS moving
+        source, date_trunc('hour', first_seen_at) AS hour, count(*) FILTER (is_moving) AS moving,
+        [count(*) FILTER (outcome = 'delivered'), count(winner), count(*)] AS found
     FROM recomputed
     LEFT JOIN statuses ON status_id = winner
     WHERE winner IS NOT NULL OR furthest IS NOT NULL OR NOT incoming
@@ -51,9 +50,7 @@ ahead AS (
 
 compared AS (
     SELECT
-        source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
-        [hours.delivered, hours.ended, hours.attempted] AS shown_counts,
-        [logged.delivered, logged.ended, logged.attempted] AS found,
+        source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope, shown_counts, found,
         list_max([
             abs(coalesce(pair[1], 0) - coalesce(pair[2], 0)) FOR pair IN list_zip(shown_counts, found)
         ]) - coalesce(logged.moving, 0) - coalesce(ahead.moving, 0) AS off

@@ -15,18 +15,13 @@ WITH footers AS (
     GROUP BY file_name
 ),
 
-ranges AS (
-    SELECT
-        name.topic || ' partition ' || name."partition" || name.incarnation AS scope, name.day AS day,
-        coalesce(start, name.start::BIGINT) AS start, next
-    FROM footers
-    WHERE name.start <> ''
-),
-
 chain AS (
-    SELECT scope, start, lag(next) OVER (PARTITION BY scope ORDER BY start, next) AS expected
-    FROM ranges
-    WHERE day >= getvariable('since_day')::VARCHAR
+    SELECT
+        name.topic || ' partition ' || name."partition" || name.incarnation AS scope,
+        coalesce(start, name.start::BIGINT) AS first,
+        lag(next) OVER (PARTITION BY scope ORDER BY first, next) AS expected
+    FROM footers
+    WHERE name.start <> '' AND name.day >= getvariable('since_day')::VARCHAR
 ),
 
 shapes AS (
@@ -46,8 +41,7 @@ right_shapes AS (
 ),
 
 newest AS (
-    SELECT DISTINCT max(file) OVER (PARTITION BY regexp_extract(file, '[+][^+]+[+]')) AS file
-    FROM (SELECT DISTINCT file FROM shapes WHERE file LIKE '%+%')
+    SELECT max(file) AS file FROM shapes WHERE file LIKE '%+%' GROUP BY regexp_extract(file, '[+][^+]+[+]')
 ),
 
 wrong AS (
@@ -56,7 +50,7 @@ wrong AS (
     SELECT file, shape FROM (FROM newest CROSS JOIN right_shapes) ANTI JOIN shapes USING (file, shape)
 )
 
-SELECT scope, coalesce(sum(abs(start - expected)), 0) AS {dataset}_files_contiguous
+SELECT scope, coalesce(sum(abs(first - expected)), 0) AS {dataset}_files_contiguous
 FROM chain
 GROUP BY scope
 

@@ -48,12 +48,8 @@ GROUP BY later.topic, later.began_at
 
 UNION ALL BY NAME
 SELECT 'partition ' || "partition" AS scope, 1 AS raw_partitions_there
-FROM (
-    SELECT "partition" FROM version_files WHERE last_seen_at > getvariable('covered')
-    UNION
-    SELECT origin_partition FROM deadletter_files WHERE received_at > getvariable('covered')
-)
-WHERE "partition" NOT IN (SELECT "partition" FROM files)
+FROM reached
+WHERE until > getvariable('covered') AND "partition" NOT IN (SELECT "partition" FROM files)
 
 UNION ALL BY NAME
 SELECT 'raw' AS scope, coalesce(sum(copies - 1), 0) AS raw_ingest_ids_unique

@@ -12,7 +12,7 @@ hours AS (
 ),
 
 missing AS (
-    SELECT * FROM accepted
+    SELECT source, hour, lower(hex(id)) AS missing FROM accepted
     ANTI JOIN raw USING (id)
     ANTI JOIN spooled USING (id)
     ANTI JOIN waiting USING (id)
@@ -21,7 +21,7 @@ missing AS (
 ),
 
 extra AS (
-    SELECT source, hour, lower(hex(id)) AS id
+    SELECT source, hour, lower(hex(id)) AS extra
     FROM raw
     SEMI JOIN hours USING (source, hour)
     ANTI JOIN accepted USING (id)
@@ -51,20 +51,12 @@ ends AS (
 
 SELECT
     source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
-    count(missing.id) AS reconciliation_accepted_landed,
-    list(lower(hex(missing.id)) ORDER BY missing.id) FILTER (missing.id IS NOT NULL)
-        AS reconciliation_accepted_landed_rows
+    count(missing) AS reconciliation_accepted_landed,
+    min(missing, 5) AS reconciliation_accepted_landed_rows,
+    count(extra) / any_value(accepted) AS reconciliation_landed_accepted,
+    min(extra, 5) AS reconciliation_landed_accepted_rows
 FROM hours
-LEFT JOIN missing USING (source, hour)
-GROUP BY source, hour
-
-UNION ALL BY NAME
-SELECT
-    source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
-    count(extra.id) / any_value(accepted) AS reconciliation_landed_accepted,
-    list(extra.id ORDER BY extra.id) FILTER (extra.id IS NOT NULL) AS reconciliation_landed_accepted_rows
-FROM hours
-LEFT JOIN extra USING (source, hour)
+LEFT JOIN (FROM missing UNION ALL BY NAME FROM extra) USING (source, hour)
 GROUP BY source, hour
 
 UNION ALL BY NAME

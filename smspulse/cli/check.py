@@ -18,7 +18,8 @@ from smspulse.cli.options import EXIT_CHECK_FAILED, ParsedType, broker_option, d
 from smspulse.processes.terminal import echo, escape_to_line, make_console
 
 if TYPE_CHECKING:
-    from expectations.measurement import SuiteMeasures
+    import pandas as pd
+
     from expectations.quality_check import CheckReport, CheckResult
     from expectations.settings import CheckSettings
 
@@ -75,7 +76,7 @@ def check_command(
 
     # One time for all measures, so that Kafka, receipts and warehouse are compared at the same moment.
     suites, settings, now = suites or SUITE_NAMES, CheckSettings(), datetime.now(UTC)
-    further: list[SuiteMeasures] = []
+    further: dict[str, pd.DataFrame] = {}
     note = ""
     if "reconciliation" in suites:
         further, note = _measure_reconciliation(data, broker, settings, now, since)
@@ -106,7 +107,7 @@ def _keep_results(data: Path, report: "CheckReport") -> None:
 
 def _measure_reconciliation(
     data: Path, broker: str, settings: "CheckSettings", now: datetime, since: datetime | None
-) -> tuple[list["SuiteMeasures"], str]:
+) -> tuple[dict[str, "pd.DataFrame"], str]:
     """Return the measures of the reconciliation, and a note about what is missing."""
     from confluent_kafka import KafkaException
 
@@ -122,11 +123,11 @@ def _measure_reconciliation(
     except (KafkaAccessError, KafkaException) as error:
         note = f"; Kafka was not read: {error.args[0].str() if isinstance(error, KafkaException) else error}"
     try:
-        return [measure_reconciliation(data, settings, now, since, found)], note
+        return {"reconciliation": measure_reconciliation(data, settings, now, since, found)}, note
     except (SpoolError, PermissionError) as error:
         if not isinstance(error.__cause__ or error, PermissionError):
             raise
-        return [], note + hidden
+        return {}, note + hidden
 
 
 @check_command.command()

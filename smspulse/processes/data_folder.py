@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _GROUP_READS: Final = 0o050
 _OTHERS_READ: Final = 0o005
 # Names that a group never reads: secrets, and files that only processes of the pipeline need.
-_OWNER_ONLY_NAMES: Final = {"kafka", "spool", "accepted", "state", "sources.json", "sources.json.lock"}
+_OWNER_ONLY_NAMES: Final = {"kafka", "spool", "accepted", "state", "sources.json"}
 # The umask of the user, from before the process set its own.
 _user_umask: int | None = None
 

@@ -52,7 +52,7 @@ def collect_pipeline_status(
         # The in-memory broker keeps no offsets of transactions.
         if not kafka.in_memory:
             groups[StreamSettings(state=data).group] = [RAW]
-        group_lag = read_group_lag(kafka, groups, BROKER_PATIENCE_S)
+        group_lag = read_group_lag(kafka, groups)
         is_ok = group_lag is not None
         what = f"at {kafka.bootstrap}{', in memory' if kafka.in_memory else ''}"
         what = what if is_ok else f"none answers {what} within {BROKER_PATIENCE_S:g} s"

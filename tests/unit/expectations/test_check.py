@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from data_faults import COULD_NOT_RUN, FAULTS, ODD_HOUR, change, edit, files
@@ -24,7 +25,7 @@ from core.errors import SmspulseError
 from expectations import SUITE_NAMES
 from expectations.catalogue import build_checks
 from expectations.errors import MissingExtraError, UnreadableDataError
-from expectations.measurement import MeasurementSession, SuiteMeasures
+from expectations.measurement import MeasurementSession
 from expectations.quality_check import CheckReport, CheckResult, Severity
 from expectations.runner import LANDED_SUITES, run_checks
 from expectations.settings import CheckSettings
@@ -266,7 +267,7 @@ def test_quality_has_the_last_result_and_the_start_of_a_failure(tmp_path: Path) 
 def test_data_that_lands_during_a_check_is_no_fault(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = MeasurementSession.measure_suite
 
-    def landing_between(run: MeasurementSession, suite: str) -> SuiteMeasures:
+    def landing_between(run: MeasurementSession, suite: str) -> pd.DataFrame:
         if suite == "delivery":
             position = read_landed_position(data, topics.MESSAGES, 0)
             land_records(data, position, [version(position, 1, "delivered", seconds=12 * 3600 - 1)])

@@ -127,10 +127,10 @@ def test_connections_are_counted_by_address_and_of_ipv6_by_site() -> None:
     connections.add_connection(other := Open(), "2001:db8:0:1::1")
     for each in (*counted, other, Open()):
         connections.remove_connection(each)
-    assert len(connections) == 0
+    assert len(connections._sites) == 0
     for _ in range(100):
         connections.add_connection(Open(), "10.0.0.1")
-    assert len(connections) == 100
+    assert len(connections._sites) == 100
 
 
 def test_the_connection_that_is_idle_the_longest_gives_way_first_of_the_same_address() -> None:
@@ -146,4 +146,4 @@ def test_the_connection_that_is_idle_the_longest_gives_way_first_of_the_same_add
     assert first.is_closed
     with pytest.raises(TooManyConnectionsError, match="there are 4"):
         connections.add_connection(Open(), "192.0.2.5")
-    assert len(connections) == 4
+    assert len(connections._sites) == 4

@@ -54,10 +54,12 @@ def fleet(data: Path) -> Fleet:
     return Fleet(data)
 
 
-def run(data: Path, **defs: Any) -> tuple[str, dict[str, Any]]:
-    """Run the notebook; return its outputs as text, and its variables."""
-    with patch.dict(os.environ, SMSPULSE_DATA=str(data)):
-        outputs, found = app.run(defs=defs)
+def run(data: Path, choice: NotebookFilter | None = None) -> tuple[str, dict[str, Any]]:
+    """Run the notebook, with the initial or another choice; return its outputs as text, and its variables."""
+    with patch.dict(os.environ, SMSPULSE_DATA=str(data)), pytest.MonkeyPatch.context() as patched:
+        if choice:
+            patched.setattr("notebooks.common.read_choice", lambda _: choice)
+        outputs, found = app.run()
     return "\n".join(str(getattr(output, "text", output)) for output in outputs if output is not None), dict(found)
 
 
@@ -114,8 +116,7 @@ def test_source_and_days_can_be_selected(data: Path, fleet: Fleet) -> None:
     fleet.phone(2, delivered=7, source="beta")
 
     def phones(*choice: Any, **further: Any) -> list[tuple[str, int]]:
-        defs = {"choice": NotebookFilter(*choice, **further)} if choice else {}
-        devices = run(data, **defs)[1]["devices"]
+        devices = run(data, NotebookFilter(*choice, **further) if choice else None)[1]["devices"]
         return sorted(zip(devices["phone"], devices["attempted"], strict=True))
 
     assert phones() == [("phone 2 (acme)", 6), ("phone 2 (beta)", 7)]

@@ -53,11 +53,13 @@ def data(published: Path) -> Path:
     return published
 
 
-def run(name: str, data: Path, **defs: Any) -> tuple[str, dict[str, Any]]:
-    """Run a notebook; return its outputs as text, and its variables."""
+def run(name: str, data: Path, choice: NotebookFilter | None = None) -> tuple[str, dict[str, Any]]:
+    """Run a notebook, with the initial or another choice; return its outputs as text, and its variables."""
     app = importlib.import_module(f"notebooks.{name}").app
-    with patch.dict(os.environ, SMSPULSE_DATA=str(data)):
-        outputs, found = app.run(defs=defs)
+    with patch.dict(os.environ, SMSPULSE_DATA=str(data)), pytest.MonkeyPatch.context() as patched:
+        if choice:
+            patched.setattr("notebooks.common.read_choice", lambda _: choice)
+        outputs, found = app.run()
     return "\n".join(str(getattr(output, "text", output)) for output in outputs if output is not None), dict(found)
 
 
@@ -87,7 +89,7 @@ def test_the_controls_offer_every_source_and_device(data: Path, monkeypatch: pyt
     _, problem, picked = open_notebook()
     assert (problem, picked and picked.value) == (
         "",
-        {"source": "", "device": None, "channel": None, "days": 7, "until": DAY},
+        {"source": None, "device": None, "channel": None, "days": 7, "until": DAY},
     )
     assert picked is not None
     assert list(picked["device"].options) == ["all", "1", "2"]

@@ -84,7 +84,7 @@ def test_what_commands_make_in_the_data_folder_is_for_its_user_alone(tmp_path: P
     for command in IN_ALL_DATA:
         output = [str(data / "export.csv")] if command[-1] == "--output" else []
         assert smspulse(*command, *output, data=data).returncode in {0, 1}
-    assert {"sources.json", "sources.json.lock", "export.csv", ".tmp"} <= set(rights(data))
+    assert {"sources.json", "export.csv", ".tmp"} <= set(rights(data))
     assert open_to(data, 0o077) == {}
 
 
