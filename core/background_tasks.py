@@ -29,7 +29,7 @@ async def keep_running(name: str, work: Callable[[], Awaitable[object]]) -> None
         try:
             await work()
         except Exception as error:
-            text, trace = _describe_error(error)
+            text, trace = _error_with_trace(error)
             _log.error("%s failed and starts again in %g s: %s", name, pause, text, exc_info=trace)
         else:
             return
@@ -51,13 +51,13 @@ def _end_process(failure: threading.ExceptHookArgs) -> None:
 
 def end_process(what: str, error: BaseException) -> NoReturn:
     """Log what happened and the error, and end the process at once. Its supervisor starts it again."""
-    text, trace = _describe_error(error)
+    text, trace = _error_with_trace(error)
     _log.critical("%s: %s", what, text, exc_info=trace)
     logging.shutdown()
     os._exit(_FAILED)
 
 
-def _describe_error(error: BaseException) -> tuple[str, BaseException | None]:
+def _error_with_trace(error: BaseException) -> tuple[str, BaseException | None]:
     """Return an error's text, and the error if its traceback is needed."""
     # The text of an `SmspulseError` names the remedy. Any other error is a bug, and its traceback locates it.
     return (str(error), None) if isinstance(error, SmspulseError) else (repr(error), error)

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import inf
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -20,10 +20,9 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from core.errors import SettingError
 from core.kafka_settings import KafkaSettings
-from core.records import WebhookRecord
 from core.topics import RAW
 from ingest.errors import NotStoredError
-from ingest.receipts import ReceiptLog
+from ingest.receipts import PendingWebhook, ReceiptLog
 from ingest.spool import WebhookSpool
 
 log = logging.getLogger(__name__)
@@ -37,32 +36,6 @@ _RETRY_EVERY_S: Final = 0.5
 _PROBE_EVERY_S: Final = 1.0
 # It delays the end of ingest, and the connection of the next producer.
 _FLUSH_TIMEOUT_S: Final = 2.0
-
-
-class PendingWebhook(NamedTuple):
-    """A webhook to store, the time of its arrival on the loop's clock, and the future of its acknowledgement."""
-
-    webhook: WebhookRecord
-    queued_at: float
-    stored: asyncio.Future[None]
-
-    def fail_with(self, error: Exception) -> None:
-        """Report that it is not stored, if a request still waits."""
-        if not self.stored.done():
-            self.stored.set_exception(error)
-            # Marks the exception as retrieved, so that asyncio does not log it if no request waits any more.
-            self.stored.exception()
-
-
-def confirm_webhooks(stored: Sequence[PendingWebhook], receipts: ReceiptLog) -> None:
-    """Write the receipts of stored webhooks, and report to their requests that they are stored.
-
-    A webhook whose request waits no more gets no receipt, and one that was forwarded has one.
-    """
-    waiting = [pending for pending in stored if not pending.stored.done()]
-    receipts.append_receipts([pending.webhook for pending in waiting if pending.queued_at < inf])
-    for pending in waiting:
-        pending.stored.set_result(None)
 
 
 class PendingQueue:
@@ -256,7 +229,7 @@ class WebhookProducer:
             request.end_batch()
             queue.sent_at = inf
             sent, queue.sent = queue.sent, []
-            confirm_webhooks(sent, self._receipts)
+            self._receipts.confirm_webhooks(sent)
 
     async def _connect_producer(self) -> AIOKafkaProducer:
         """Return a connected producer. Retries without a limit."""

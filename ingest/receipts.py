@@ -1,4 +1,4 @@
-"""Receipts: the ids of stored webhooks that are answered 202, for the reconciliation.
+"""Webhooks to store, and receipts: the ids of stored webhooks that are answered 202, for the reconciliation.
 
     {data}/accepted/YYYY-MM-DDTHH/{source}        16 bytes per ingest_id, by the hour (UTC) of the receipt
 
@@ -8,14 +8,16 @@ which is logged; and after a power failure, because receipts are not fsynced. So
 but a webhook with a receipt was stored and must be found.
 """
 
+import asyncio
 import logging
 import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from core.records import HEADER_INGEST_ID, HEADER_SOURCE, WebhookRecord
 
@@ -29,6 +31,21 @@ _HOUR: Final = "%Y-%m-%dT%H"
 _KEPT_MS: Final = 8 * 24 * _HOUR_MS
 
 
+class PendingWebhook(NamedTuple):
+    """A webhook to store, the time of its arrival on the loop's clock, and the future of its acknowledgement."""
+
+    webhook: WebhookRecord
+    queued_at: float
+    stored: asyncio.Future[None]
+
+    def fail_with(self, error: Exception) -> None:
+        """Report that it is not stored, if a request still waits."""
+        if not self.stored.done():
+            self.stored.set_exception(error)
+            # Marks the exception as retrieved, so that asyncio does not log it if no request waits any more.
+            self.stored.exception()
+
+
 class ReceiptLog:
     """Writer of receipts. Several processes can share a data folder: a write appends whole receipts."""
 
@@ -37,6 +54,16 @@ class ReceiptLog:
         self._hour = -1
         self._files: dict[bytes, int] = {}
         self._has_logged_error = False
+
+    def confirm_webhooks(self, stored: Sequence[PendingWebhook]) -> None:
+        """Write the receipts of stored webhooks, and report to their requests that they are stored.
+
+        A webhook whose request waits no more gets no receipt, and one that was forwarded has one.
+        """
+        waiting = [pending for pending in stored if not pending.stored.done()]
+        self.append_receipts([pending.webhook for pending in waiting if pending.queued_at < inf])
+        for pending in waiting:
+            pending.stored.set_result(None)
 
     def append_receipts(self, webhooks: Sequence[WebhookRecord]) -> None:
         """Append the receipts of stored webhooks, those of a source by one write. Errors are logged and not raised."""

@@ -22,8 +22,8 @@ from core.metrics import GaugeFamily
 from core.records import HEADER_SPOOLED, WebhookRecord
 from ingest import metrics
 from ingest.errors import NotStoredError, SpoolError, SpoolFullError
-from ingest.kafka_producer import PendingQueue, PendingWebhook, WebhookProducer, confirm_webhooks
-from ingest.receipts import ReceiptLog
+from ingest.kafka_producer import PendingQueue, WebhookProducer
+from ingest.receipts import PendingWebhook, ReceiptLog
 from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
 
@@ -156,7 +156,7 @@ class StoreAndForward:
             self._switch_to_kafka()
             return
         metrics.SPOOLED.inc(len(group))
-        confirm_webhooks(group, self._receipts)
+        self._receipts.confirm_webhooks(group)
 
     async def _forward_spool(self) -> NoReturn:
         """Forward the spool whenever Kafka is connected and the spool has webhooks."""

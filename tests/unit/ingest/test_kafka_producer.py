@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+from collections.abc import Sequence
 from contextlib import suppress
 from math import inf
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +17,20 @@ from core.records import WebhookRecord
 from core.topics import RAW
 from ingest import kafka_producer
 from ingest.errors import NotStoredError
-from ingest.kafka_producer import PendingQueue, PendingWebhook, WebhookProducer, confirm_webhooks
+from ingest.kafka_producer import PendingQueue, WebhookProducer
+from ingest.receipts import PendingWebhook, ReceiptLog
 
 LEADERS = {0: 1, 1: 1, 2: 2}
-NO_RECEIPTS = SimpleNamespace(append_receipts=lambda _: None)
+
+
+class NoReceipts(ReceiptLog):
+    """Confirms webhooks, and writes nothing."""
+
+    def __init__(self) -> None:
+        """Open no folder."""
+
+    def append_receipts(self, webhooks: Sequence[WebhookRecord]) -> None:
+        """Do nothing."""
 
 
 class Batch(list[bytes]):
@@ -93,7 +105,7 @@ async def test_batches_for_a_broker_are_made_when_its_request_is_answered_and_ot
         return True
 
     monkeypatch.setattr(kafka_producer, "AIOKafkaProducer", lambda **_: kafka)
-    ours = WebhookProducer(KafkaSettings(), 60, SimpleNamespace(is_empty=is_empty), PendingQueue(), NO_RECEIPTS)
+    ours = WebhookProducer(KafkaSettings(), 60, SimpleNamespace(is_empty=is_empty), PendingQueue(), NoReceipts())
     running = asyncio.create_task(ours.run())
     await ours.connected.wait()
     ours.is_open = True
@@ -136,7 +148,7 @@ async def test_what_kafka_has_not_acknowledged_goes_to_the_spool_in_order_when_o
     kafka, queue = Kafka(), PendingQueue()
     spool = SimpleNamespace(is_empty=lambda: True)
     monkeypatch.setattr(kafka_producer, "AIOKafkaProducer", lambda **_: kafka)
-    ours = WebhookProducer(KafkaSettings(), 60, spool, queue, NO_RECEIPTS)
+    ours = WebhookProducer(KafkaSettings(), 60, spool, queue, NoReceipts())
     running = asyncio.create_task(ours.run())
     await ours.connected.wait()
     ours.is_open = True
@@ -171,20 +183,22 @@ async def test_what_is_refused_when_nobody_waits_any_more_is_no_error_of_the_log
     assert caplog.text == ""
 
 
-async def test_a_stored_webhook_has_its_receipt_before_its_answer_and_a_forwarded_or_abandoned_one_gets_none() -> None:
-    loop, webhook = asyncio.get_running_loop(), WebhookRecord(None, b"{}", [], 0)
+async def test_a_stored_webhook_has_its_receipt_before_its_answer_and_a_forwarded_or_abandoned_one_gets_none(
+    tmp_path: Path,
+) -> None:
+    loop, written = asyncio.get_running_loop(), list[WebhookRecord]()
     forwarded, first, abandoned, second = (
-        PendingWebhook(webhook._replace(received_at=number), queued_at, loop.create_future())
+        PendingWebhook(WebhookRecord(None, b"{}", [], number), queued_at, loop.create_future())
         for number, queued_at in enumerate((inf, 0, 0, 0))
     )
     abandoned.stored.cancel()
-    written: list[WebhookRecord] = []
 
-    def append_receipts(webhooks: list[WebhookRecord]) -> None:
-        assert not first.stored.done()
-        assert not second.stored.done()
-        written.extend(webhooks)
+    class Receipts(ReceiptLog):
+        def append_receipts(self, webhooks: Sequence[WebhookRecord]) -> None:
+            assert not first.stored.done()
+            assert not second.stored.done()
+            written.extend(webhooks)
 
-    confirm_webhooks([forwarded, first, abandoned, second], SimpleNamespace(append_receipts=append_receipts))
+    Receipts(tmp_path).confirm_webhooks([forwarded, first, abandoned, second])
     assert written == [first.webhook, second.webhook]
     assert all(pending.stored.done() for pending in (forwarded, first, second))
