@@ -110,8 +110,8 @@ class AssignedPartitions:
             b.row_count >= self._settings.max_rows for b in buffers
         )
 
-    def land_buffers(self) -> OSError | None:
-        """Land what the store takes; return the error that ended it early, or None."""
+    def land_buffers(self) -> bool:
+        """Land what the store takes; return False if it has not taken all."""
         # Right before landing, so that as few records as possible can be of a topic that was replaced meanwhile.
         self._drop_other_incarnations()
         for key, buffer in self.buffers.items():
@@ -127,8 +127,9 @@ class AssignedPartitions:
                 position = self._wait_for_landed_position(buffer.log)
                 self.buffers[key] = PartitionBuffer(buffer.log, position, position)
             except OSError as error:
-                return error
-        return None
+                self._store_status.handle_failure(error)
+                return False
+        return True
 
     def _drop_other_incarnations(self) -> None:
         """Drop the buffers of partitions whose topic Kafka has replaced or restored, or has no id of."""

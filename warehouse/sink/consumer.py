@@ -167,17 +167,16 @@ class ParquetLander:
             return True
         buffers = self._partitions.buffers
         before = dict(buffers)
-        error = self._partitions.land_buffers()
+        is_landed = self._partitions.land_buffers()
         moved = any(key not in buffers or buffers[key].next_offset != b.next_offset for key, b in before.items())
-        if error is not None:
-            self._store_status.handle_failure(error)
+        if not is_landed:
             self._pause_or_resume()
         elif self._store_status.retry_s:
-            error = self._store_status.probe()
+            is_landed = self._store_status.probe()
             moved = True
         if moved:
             self._seek_to_buffer_ends()
-        return error is None
+        return is_landed
 
     def _commit_offsets(self) -> None:
         """Commit the offsets for those who watch the lag. All records that were read are landed by now."""
@@ -232,9 +231,7 @@ class ParquetLander:
     def _on_partitions_revoked(self, consumer: Any, revoked: list[Any]) -> None:
         """Land the buffers. The next owner reads again what the store does not take now."""
         if not self._kafka_status.all_brokers_down:
-            error = self._partitions.land_buffers()
-            if error is not None:
-                self._store_status.handle_failure(error)
+            self._partitions.land_buffers()
         self._on_partitions_lost(consumer, revoked)
 
     def _on_partitions_lost(self, consumer: Any, lost: list[Any]) -> None:

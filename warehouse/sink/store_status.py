@@ -41,8 +41,8 @@ class StoreStatus:
         self.handle_failure(error)
         return self._stop.wait(self.retry_s)
 
-    def probe(self) -> OSError | None:
-        """Write a probe; return the error if the store takes no data.
+    def probe(self) -> bool:
+        """Write a probe; return whether the store takes data.
 
         There may be nothing to land that would show that the store has recovered.
         """
@@ -50,11 +50,11 @@ class StoreStatus:
             self.store.probe_write()
         except OSError as error:
             self.handle_failure(error)
-            return error
+            return False
         _log.warning("%s takes data again", self.store)
         self.retry_s = 0.0
         metrics.BLOCKED.set(0)
-        return None
+        return True
 
     def wait_until_writable(self) -> None:
         """Prepare the store, and return once it takes data or a stop is requested."""
