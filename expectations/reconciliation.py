@@ -38,7 +38,7 @@ _ID: Final = pa.binary(ID_BYTES)
 WAITING_SCHEMA: Final = pa.schema({"source": pa.string(), "received_at": _TIME, "id": _ID, "record": pa.string()})
 OUTCOMES_SCHEMA: Final = pa.schema({
     "source": pa.string(), "sms_id": pa.int64(), "outcome": pa.string(), "is_ended": pa.bool_(),
-    "correction": pa.bool_(), "told_at": _TIME,
+    "correction": pa.bool_(), "written_at": _TIME,
 })  # fmt: skip
 
 
@@ -48,7 +48,7 @@ class KafkaContents(NamedTuple):
     Args:
         since: Start of the period of outcomes.
         waiting: Records of sms.raw that have not landed: source, received_at, id, record.
-        outcomes: Records of sms.outcomes: source, sms_id, outcome, is_ended, correction, told_at.
+        outcomes: Records of sms.outcomes: source, sms_id, outcome, is_ended, correction, written_at.
     """
 
     since: datetime
@@ -87,7 +87,7 @@ def read_kafka_contents(
                 waiting.append(_waiting_record(message))
             else:
                 outcome = orjson.loads(message.value() or b"{}")
-                outcomes.append({**outcome, "told_at": message.timestamp()[1]})
+                outcomes.append({**outcome, "written_at": message.timestamp()[1]})
     return KafkaContents(
         since, pa.Table.from_pylist(waiting, WAITING_SCHEMA), pa.Table.from_pylist(outcomes, OUTCOMES_SCHEMA)
     )
@@ -187,7 +187,7 @@ def measure_reconciliation(
     contents = kafka or KafkaContents(now)
     moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s)}
     with open_warehouse(data) as connection:
-        moments["told_since"] = _outcomes_complete_since(connection, data, contents.since)
+        moments["outcomes_since"] = _outcomes_complete_since(connection, data, contents.since)
         connection.register("accepted", _read_accepted_ids(data, since))
         connection.register("spooled", pa.table([spooled], names=["id"]))
         connection.register("waiting", contents.waiting)

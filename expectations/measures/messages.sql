@@ -102,15 +102,15 @@ GROUP BY source
 UNION ALL BY NAME
 SELECT
     source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
-    count(*) FILTER (is_wrong) AS messages_end_as_told,
-    min(source || ':' || sms_id, 5) FILTER (is_wrong) AS messages_end_as_told_rows
+    count(*) FILTER (is_wrong) AS messages_outcome_matches_raw,
+    min(source || ':' || sms_id, 5) FILTER (is_wrong) AS messages_outcome_matches_raw_rows
 FROM ends
 GROUP BY source, hour
 
 UNION ALL BY NAME
 SELECT
     source AS scope,
-    avg(contradicted::INTEGER) AS messages_agree
+    avg(contradicted::INTEGER) AS messages_contradiction_share
 FROM latest
 WHERE first_seen_at > getvariable('recent')
 GROUP BY source

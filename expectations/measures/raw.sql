@@ -84,7 +84,7 @@ GROUP BY source
 UNION ALL BY NAME
 SELECT
     source AS scope,
-    count(DISTINCT status_id) AS raw_codes_familiar
+    count(DISTINCT status_id) AS raw_no_new_status_codes
 FROM recent
 ANTI JOIN (
     SELECT coalesce(source, '(no source)') AS source, status_id FROM raw_files

@@ -29,8 +29,8 @@ extra AS (
 
 written AS (
     SELECT
-        source, sms_id, max(told_at) AS told_at, arg_max(outcome, told_at) AS outcome,
-        arg_max(is_ended, told_at) AS is_ended,
+        source, sms_id, max(written_at) AS written_at, arg_max(outcome, written_at) AS outcome,
+        arg_max(is_ended, written_at) AS is_ended,
         count(*) FILTER (NOT correction) AS firsts
     FROM outcomes
     GROUP BY ALL
@@ -44,9 +44,9 @@ ends AS (
         END AS is_wrong
     FROM messages
     LEFT JOIN written USING (source, sms_id)
-    WHERE first_seen_at >= $told_since AND recorded_at < $until AND messages.outcome <> 'incoming'
+    WHERE first_seen_at >= $outcomes_since AND recorded_at < $until AND messages.outcome <> 'incoming'
         -- Outcome and version are written in one transaction: of a later outcome, the version has not landed yet.
-        AND coalesce(told_at <= recorded_at + INTERVAL 1 SECOND, true)
+        AND coalesce(written_at <= recorded_at + INTERVAL 1 SECOND, true)
 )
 
 SELECT
@@ -72,8 +72,8 @@ GROUP BY scope
 UNION ALL BY NAME
 SELECT
     source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
-    count(*) FILTER (is_wrong) AS reconciliation_ends_told,
-    list(message_key ORDER BY message_key) FILTER (is_wrong) AS reconciliation_ends_told_rows
+    count(*) FILTER (is_wrong) AS outcomes_match_messages,
+    list(message_key ORDER BY message_key) FILTER (is_wrong) AS outcomes_match_messages_rows
 FROM ends
 GROUP BY source, hour
 ORDER BY scope

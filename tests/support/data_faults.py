@@ -264,7 +264,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "devices numbered 0": Fault(edit("raw", "device_id = 0", "device_id = 8004"), ("raw_devices_in_range",)),
     "a new status code": Fault(
-        edit("raw", "status_id = 77", "status_id = 6 AND \"offset\" % 40 = 0"), ("raw_codes_familiar",)
+        edit("raw", "status_id = 77", "status_id = 6 AND \"offset\" % 40 = 0"), ("raw_no_new_status_codes",)
     ),
     "many undocumented codes": Fault(
         edit("raw", "status_id = 13", "kind = 'status' AND \"offset\" % 8 = 0"), ("raw_codes_known",)
@@ -288,7 +288,7 @@ FAULTS: dict[str, Fault] = {
     "an hour missing": Fault(nothing, ("messages_volume",), (13, 14.2)),
     # Messages
     "a stream that stopped": Fault(lose_newest("messages"), ("messages_up_to_date",)),
-    "a stuck device": Fault(edit("messages", _OPEN, "device_id = 8001"), ("messages_end_as_told",)),
+    "a stuck device": Fault(edit("messages", _OPEN, "device_id = 8001"), ("messages_outcome_matches_raw",)),
     "a message under two keys": Fault(
         edit("messages", "message_key = 'acme:1'", '"offset" % 50 = 0'), ("messages_keys_unique",)
     ),
@@ -297,12 +297,12 @@ FAULTS: dict[str, Fault] = {
     ),
     "an outcome that no rate knows": Fault(edit("messages", "outcome = 'lost'", _IS_END), ("messages_outcomes_known",)),
     "an outcome that is not its status": Fault(
-        edit("messages", "outcome = 'undelivered'", _IS_END), ("messages_states_legal", "messages_end_as_told")
+        edit("messages", "outcome = 'undelivered'", _IS_END), ("messages_states_legal", "messages_outcome_matches_raw")
     ),
-    "deliveries made failures": Fault(edit("messages", _FAILED, _IS_END), ("messages_end_as_told",)),
+    "deliveries made failures": Fault(edit("messages", _FAILED, _IS_END), ("messages_outcome_matches_raw",)),
     "deliveries of an hour made failures": Fault(
         edit("messages", _FAILED, f"{_IS_END} AND date_trunc('hour', first_seen_at) = TIMESTAMPTZ '{ODD_HOUR}'"),
-        ("messages_end_as_told", "delivery_from_raw"),
+        ("messages_outcome_matches_raw", "delivery_from_raw"),
     ),
     "ends that are none": Fault(edit("messages", "is_ended = false", _IS_END), ("messages_ends_clear",)),
     "ends without a time": Fault(edit("messages", "ended_at = NULL", _IS_END), ("messages_ends_clear",)),
@@ -343,7 +343,7 @@ FAULTS: dict[str, Fault] = {
     "messages that were never tried": Fault(edit("messages", "attempts = 0"), ("messages_attempts_real",)),
     "messages without a report": Fault(edit("messages", "observations = []"), ("messages_observed",)),
     "versions that count too little": Fault(edit("messages", "version = 0"), ("messages_versions_grow",)),
-    "contradictions everywhere": Fault(edit("messages", "contradicted = true"), ("messages_agree",)),
+    "contradictions everywhere": Fault(edit("messages", "contradicted = true"), ("messages_contradiction_share",)),
     "a result that does not follow from the log": Fault(differ, ("messages_follow_from_log",)),
     # Dead letters, views
     "dead letters without a reason": Fault(edit("deadletters", "reason = NULL"), ("deadletters_explained",)),

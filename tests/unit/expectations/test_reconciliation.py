@@ -63,6 +63,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+CHECKS = (
+    *("reconciliation_accepted_landed", "reconciliation_landed_accepted", "reconciliation_kafka_landed"),
+    "outcomes_match_messages",
+)
+
+
 class Found(NamedTuple):
     count: float
     rows: list[str]
@@ -72,14 +78,18 @@ def found(data: Path, check: str, at: datetime = END, kafka: KafkaContents | Non
     """Return the count of a check, and the records that it names."""
     measures = measure_reconciliation(data, CheckSettings(), at, kafka=kafka)
     assert {each.name for each in build_checks(CheckSettings()) if each.suite == "reconciliation"} < set(measures)
-    name = f"reconciliation_{check}"
-    rows = measures[f"{name}_rows"].dropna()
-    return Found(float(measures[name].sum()), [row for scope in rows for row in scope])
+    rows = measures[f"{check}_rows"].dropna()
+    return Found(float(measures[check].sum()), [row for scope in rows for row in scope])
 
 
 def test_answered_webhooks_are_landed_and_old_hours_are_dropped(data: Path) -> None:
     assert len(measure_reconciliation(data, CheckSettings(), END)) > 10
-    for check in ("accepted_landed", "landed_accepted", "kafka_landed", "ends_told"):
+    for check in (
+        "reconciliation_accepted_landed",
+        "reconciliation_landed_accepted",
+        "reconciliation_kafka_landed",
+        "outcomes_match_messages",
+    ):
         assert found(data, check) == (0, [])
     hours = sorted(path.name for path in (data / "accepted").iterdir())
     assert hours[0] >= "2026-11-16"
@@ -91,16 +101,16 @@ def test_a_missing_webhook_is_named_unless_it_is_in_kafka_or_in_the_spool(data: 
     receipts = ReceiptLog(data)
     receipts.append_receipts([accepted("acme", LOST_AT, LOST)])
     receipts.close()
-    assert found(data, "accepted_landed", at) == (1, [LOST.replace("-", "")])
+    assert found(data, "reconciliation_accepted_landed", at) == (1, [LOST.replace("-", "")])
     lost = bytes.fromhex(LOST.replace("-", ""))
     kafka = in_kafka(waiting=[{"source": "acme", "received_at": LOST_AT, "id": lost, "record": "raw:0:7"}])
-    assert found(data, "accepted_landed", at, kafka) == (0, [])
-    assert found(data, "kafka_landed", at, kafka) == (1, ["raw:0:7"])
-    assert found(data, "kafka_landed", at - timedelta(hours=1), kafka) == (0, [])  # it is in flight
+    assert found(data, "reconciliation_accepted_landed", at, kafka) == (0, [])
+    assert found(data, "reconciliation_kafka_landed", at, kafka) == (1, ["raw:0:7"])
+    assert found(data, "reconciliation_kafka_landed", at - timedelta(hours=1), kafka) == (0, [])  # it is in flight
     spool = WebhookSpool(data, IngestSettings())
     spool.append([WebhookRecord(None, b"{}", [("ingest_id", LOST.encode())], LOST_AT)])
     spool.close()
-    assert found(data, "accepted_landed", at) == (0, [])
+    assert found(data, "reconciliation_accepted_landed", at) == (0, [])
 
 
 def in_kafka(waiting: Sequence[dict[str, Any]] = (), outcomes: Sequence[dict[str, Any]] = ()) -> KafkaContents:
@@ -112,21 +122,21 @@ def in_kafka(waiting: Sequence[dict[str, Any]] = (), outcomes: Sequence[dict[str
 
 def test_missing_wrong_and_repeated_outcomes_are_named(data: Path) -> None:
     sql = """
-        SELECT message_key, source, sms_id, outcome, is_ended, false AS correction, recorded_at AS told_at FROM messages
-        WHERE is_ended AND first_seen_at >= ? AND recorded_at < ? ORDER BY message_key
+        SELECT message_key, source, sms_id, outcome, is_ended, false AS correction, recorded_at AS written_at
+        FROM messages WHERE is_ended AND first_seen_at >= ? AND recorded_at < ? ORDER BY message_key
     """
     written = query(data, sql, [END - timedelta(days=1), END - timedelta(minutes=1)]).to_dict("records")
     assert len(written) > 5
-    assert found(data, "ends_told", kafka=in_kafka(outcomes=written)) == (0, [])
+    assert found(data, "outcomes_match_messages", kafka=in_kafka(outcomes=written)) == (0, [])
     missing, wrong, twice = written[:3]
     count, rows = found(
-        data, "ends_told", kafka=in_kafka(outcomes=[*written[2:], wrong | {"outcome": "expired"}, twice])
+        data, "outcomes_match_messages", kafka=in_kafka(outcomes=[*written[2:], wrong | {"outcome": "expired"}, twice])
     )
     assert (count, set(rows)) == (3, {each["message_key"] for each in (missing, wrong, twice)})
     # An outcome that was corrected later is no difference.
-    before = missing | {"outcome": "expired", "told_at": missing["told_at"] - timedelta(seconds=1)}
+    before = missing | {"outcome": "expired", "written_at": missing["written_at"] - timedelta(seconds=1)}
     corrected = [*written[1:], before, missing | {"correction": True}]
-    assert found(data, "ends_told", kafka=in_kafka(outcomes=corrected)) == (0, [])
+    assert found(data, "outcomes_match_messages", kafka=in_kafka(outcomes=corrected)) == (0, [])
 
 
 def test_a_webhook_that_was_dropped_for_its_age_is_not_missing(data: Path) -> None:
@@ -148,7 +158,7 @@ def test_a_landed_webhook_without_an_answer_is_counted_and_named(data: Path) -> 
     path = sorted((data / "accepted").glob("2026-11-24T*/acme"))[-1]
     ids = path.read_bytes()
     path.write_bytes(ids[:-ID_BYTES])
-    share, rows = found(data, "landed_accepted")
+    share, rows = found(data, "reconciliation_landed_accepted")
     assert share > 0
     assert rows == [ids[-ID_BYTES:].hex()]
 
