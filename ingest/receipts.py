@@ -23,6 +23,8 @@ from core.records import HEADER_INGEST_ID, HEADER_SOURCE, WebhookRecord
 
 log = logging.getLogger(__name__)
 
+NEVER_LATE: Final = inf
+"""Time of arrival of forwarded webhooks. They are durable, so their acknowledgement is never late."""
 ID_BYTES: Final = 16
 _FOLDER: Final = "accepted"
 _HOUR_MS: Final = 3_600_000
@@ -61,7 +63,7 @@ class ReceiptLog:
         A webhook whose request waits no more gets no receipt, and one that was forwarded has one.
         """
         waiting = [pending for pending in stored if not pending.stored.done()]
-        self.append_receipts([pending.webhook for pending in waiting if pending.queued_at < inf])
+        self.append_receipts([pending.webhook for pending in waiting if pending.queued_at < NEVER_LATE])
         for pending in waiting:
             pending.stored.set_result(None)
 

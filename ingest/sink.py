@@ -23,7 +23,7 @@ from core.records import HEADER_SPOOLED, WebhookRecord
 from ingest import metrics
 from ingest.errors import NotStoredError, SpoolError, SpoolFullError
 from ingest.kafka_producer import PendingQueue, WebhookProducer
-from ingest.receipts import PendingWebhook, ReceiptLog
+from ingest.receipts import NEVER_LATE, PendingWebhook, ReceiptLog
 from ingest.settings import IngestSettings
 from ingest.spool import WebhookSpool
 
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 # Webhooks that are read from the spool at once. It bounds memory, and repetitions after a crash.
 _CHUNK: Final = 2_000
 _RETRY_EVERY_S: Final = 0.25
-# Time of arrival of forwarded webhooks. They are durable, so their acknowledgement is never late.
-_NEVER_LATE: Final = float("inf")
 _SPOOLED: Final = (HEADER_SPOOLED, b"1")
 
 
@@ -227,7 +225,7 @@ class StoreAndForward:
         sent = []
         for webhook in webhooks:
             marked = webhook._replace(headers=[*webhook.headers, _SPOOLED])
-            sent.append(PendingWebhook(marked, _NEVER_LATE, self._loop.create_future()))
+            sent.append(PendingWebhook(marked, NEVER_LATE, self._loop.create_future()))
             self._producer.send_webhook(sent[-1])
         await asyncio.gather(*(pending.stored for pending in sent))
 

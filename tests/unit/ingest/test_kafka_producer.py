@@ -4,7 +4,6 @@ import asyncio
 import gc
 from collections.abc import Sequence
 from contextlib import suppress
-from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from core.topics import RAW
 from ingest import kafka_producer
 from ingest.errors import NotStoredError
 from ingest.kafka_producer import PendingQueue, WebhookProducer
-from ingest.receipts import PendingWebhook, ReceiptLog
+from ingest.receipts import NEVER_LATE, PendingWebhook, ReceiptLog
 
 LEADERS = {0: 1, 1: 1, 2: 2}
 
@@ -189,7 +188,7 @@ async def test_a_stored_webhook_has_its_receipt_before_its_answer_and_a_forwarde
     loop, written = asyncio.get_running_loop(), list[WebhookRecord]()
     forwarded, first, abandoned, second = (
         PendingWebhook(WebhookRecord(None, b"{}", [], number), queued_at, loop.create_future())
-        for number, queued_at in enumerate((inf, 0, 0, 0))
+        for number, queued_at in enumerate((NEVER_LATE, 0, 0, 0))
     )
     abandoned.stored.cancel()
 
