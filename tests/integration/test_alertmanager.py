@@ -236,7 +236,7 @@ async def test_a_silence_of_smspulse_ends_the_alert_in_alertmanager_until_it_is_
 async def test_a_silence_of_alertmanager_by_alert_id_holds_across_repetitions(setting: Setting) -> None:
     one, other = make_alert("silent", "device", "acme", 1), make_alert("silent", "device", "other", 2)
     with setting.alertmanager(), setting.sender(repeat_s=0.5):
-        silence = ["silence", "add", f"alert_id={one.id}", "--duration=1h", "--author=us", "--comment=mended"]
+        silence = ["silence", "add", f"alert_id={one.id}", "--duration=1h", "--author=us", "--comment=fixed"]
         adding = await asyncio.create_subprocess_exec(program("amtool"), f"--alertmanager.url={setting.url}", *silence)
         assert await adding.wait() == 0
         setting.write(one, other)
@@ -254,8 +254,8 @@ async def test_an_alert_that_ends_before_its_start_does_not_prevent_others(setti
     backwards = make_alert("failure_ratio", "channel", "acme", 1, phase="resolved", at=NOW - 5_000)
     with setting.alertmanager():
         async with aiohttp.ClientSession() as session:
-            way = AlertmanagerClient(session, AlertSettings(), setting.url)
-            await way.send([make_alert("silent", "source", "acme"), backwards], time.time())
+            client = AlertmanagerClient(session, AlertSettings(), setting.url)
+            await client.send([make_alert("silent", "source", "acme"), backwards], time.time())
         assert len(await alerts(setting.url, len)) == 1
 
 
@@ -281,10 +281,10 @@ async def test_its_rules_inhibit_the_same_alerts_as_smspulse(tmp_path: Path, of_
     every = {each.id: each for each in (*wide, *(each for pair in pairs for each in pair))}
     ours = set()
     for pair in pairs:
-        book = AlertState()
+        state = AlertState()
         for each in (*wide, *pair):
-            book.update_alert(each)
-        ours |= {each.id for each in pair if book.is_inhibited(each, NOW)}
+            state.update_alert(each)
+        ours |= {each.id for each in pair if state.is_inhibited(each, NOW)}
     assert ours
     config = configured(tmp_path, "http://127.0.0.1:9/", "1h", "1h")
     with alertmanager(program("prometheus-alertmanager"), config) as url:

@@ -185,12 +185,12 @@ def test_an_unforeseen_error_ends_the_worker_and_skips_no_record(
     broken = worker(tmp_path / "a", name, kafka, A_FAULT_OF_OURS="1")
     produce(kafka, name, range(50), (7,))
     assert broken.wait(_PATIENCE_S) == 2
-    mended = worker(tmp_path / "a", name, kafka)
+    fixed_worker = worker(tmp_path / "a", name, kafka)
     try:
         assert_all_delivered_once(kafka, name, 50)
     finally:
-        mended.send_signal(signal.SIGTERM)
-        assert mended.wait(_PATIENCE_S) == 0
+        fixed_worker.send_signal(signal.SIGTERM)
+        assert fixed_worker.wait(_PATIENCE_S) == 0
 
 
 def test_a_record_that_cannot_be_processed_is_a_dead_letter_and_the_worker_continues(

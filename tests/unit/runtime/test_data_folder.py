@@ -111,7 +111,7 @@ def test_a_group_may_read_what_there_is_and_what_comes_but_no_secrets(old: Path)
     (old / "demo.token").touch(mode=0o600)
     smspulse("source", "add", "before", data=old)
     assert smspulse("compact", data=old, SMSPULSE_READ_GROUP=GROUP).returncode == 0
-    smspulse("source", "add", "mine", data=old)  # the folder keeps its group, whatever this process was told
+    smspulse("source", "add", "mine", data=old)  # the folder keeps its group, whatever the settings of this process are
     smspulse("sql", "FROM raw_webhooks", "--format", "csv", "--output", str(old / "new.csv"), data=old)
     found = rights(old)
     assert (found["."], found["new.csv"], found["smspulse.duckdb"]) == (0o2750, 0o640, 0o640)
@@ -132,7 +132,7 @@ def test_a_group_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
     )
 
 
-def test_whoever_may_not_read_it_is_told_who_may(old: Path) -> None:
+def test_whoever_may_not_read_it_gets_a_line_about_who_may(old: Path) -> None:
     old.chmod(0)
     for command in (("status",), ("doctor",)):
         done = run_unprivileged("-m", "smspulse", *command, "--data", str(old))

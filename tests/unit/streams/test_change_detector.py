@@ -57,7 +57,7 @@ def test_a_state_that_was_written_and_read_goes_on_as_if_it_had_not(ends: list[t
     assert msgspec.json.encode(resumed) == msgspec.json.encode(resumed_at_once)
 
 
-# It fires, and says of the second rise alone.
+# It fires, with the evidence of the second rise alone.
 @example([(False, 0), (True, 200_000), (True, 1), (True, 0), *[(False, 0)] * 6, *[(True, 0)] * 4])
 @given(ENDS)
 def test_numbers_stay_numbers(ends: list[tuple[bool, int]]) -> None:
@@ -129,7 +129,7 @@ def test_an_alert_ends_when_the_device_is_well_again_and_not_before() -> None:
     assert till_firing(detector, [True] * 20)
     baseline = detector.known, detector.failed
     chance = random.Random(3)
-    for _ in range(200):  # half of it mended is not mended
+    for _ in range(200):  # half of it fixed is not fixed
         detector.observe_outcome(chance.random() < 0.5, detector.last_at + MINUTE, POLICY)
     assert detector.phase == "firing"
     assert (detector.known, detector.failed) == baseline  # what happens in an alert is no baseline
