@@ -100,6 +100,18 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def try_lock_folder(folder: Path) -> Iterator[bool]:
+    """Yield whether the lock of `lock_folder` was free. If so, it is held."""
+    with open_folder_descriptor(folder) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def flush_to_disk(file: BinaryIO) -> None:
     """Make the content of an open file durable."""
     file.flush()

@@ -1,6 +1,6 @@
 """Base files, a row a message, by the day of its first report; and the rollups and differences of a day."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
@@ -33,13 +33,14 @@ class BaseFileWriter:
     """Writes files from the tables of a rebuild, as temporary files: they are moved into place later.
 
     Args:
-        connection: The rebuild's connection.
+        connection: A connection with the macros of the data folder.
         data: The data folder.
         scratch: Folder of the temporary files.
+        dataset: The dataset of the base files. Their rollups are in datasets below it.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, data: Path, scratch: Path) -> None:
-        self._connection, self._data, self._scratch = connection, data, scratch
+    def __init__(self, connection: duckdb.DuckDBPyConnection, data: Path, scratch: Path, dataset: str = "base") -> None:
+        self._connection, self._data, self._scratch, self._dataset = connection, data, scratch, dataset
 
     def write_days(self, partition: int, is_closed: dict[date, bool]) -> dict[Path, Path]:
         """Write the base files of a partition; return the temporary files by their paths in the data folder.
@@ -50,7 +51,7 @@ class BaseFileWriter:
         """
         query = "SELECT * EXCLUDE (day) FROM concluded WHERE day = DATE '{}'"
         return _copy_in_parallel(
-            partial(self._copy_to_parquet, query.format(day), "base", partition, day, closed=closed)
+            partial(self.copy_to_parquet, query.format(day), self._dataset, partition, day, closed=closed)
             for day, closed in is_closed.items()
         )
 
@@ -59,7 +60,7 @@ class BaseFileWriter:
         rows = self._connection.execute("SELECT DISTINCT day FROM differing WHERE what = 'different'").fetchall()
         different = {day for (day,) in rows}
         return dict(
-            self._copy_to_parquet(
+            self.copy_to_parquet(
                 f"""
                     SELECT source || ':' || sms_id AS message_key, source, sms_id, unnest(list_filter(
                         facts, lambda fact: fact.streamed IS DISTINCT FROM fact.rebuilt
@@ -74,18 +75,22 @@ class BaseFileWriter:
             if day in different
         )
 
-    def write_rollups(self, base: Iterable[tuple[date, Path]]) -> dict[Path, Path]:
+    def write_rollups(
+        self, base: Iterable[tuple[date, Path]], names: Sequence[str] = ROLLUPS, number: int = 0
+    ) -> dict[Path, Path]:
         """Count the messages of base files; return the temporary files by their paths in the data folder.
 
         Args:
             base: Base files, each with its day.
+            names: Names of the rollups.
+            number: Number in the names of the files.
         """
         by_day: dict[date, list[Path]] = {}
         for day, path in base:
             by_day.setdefault(day, []).append(path)
         # Before counting, so that `replace_files` seldom has to wait for them.
         atomic_replace.create_parent_folders(
-            self._data / "base" / name / f"date={day}" / "files" for name in ROLLUPS for day in by_day
+            self._data / self._dataset / name / f"date={day}" / "files" for name in names for day in by_day
         )
         written: dict[Path, Path] = {}
         for days in _batch_days(by_day):
@@ -95,19 +100,28 @@ class BaseFileWriter:
                 SELECT *, 1 AS sign, first_seen_at::DATE AS day
                 FROM read_parquet([{files}], hive_partitioning = false)
             """)  # noqa: S608 - names of ours
-            for name in ROLLUPS:
+            for name in names:
                 self._connection.execute(f"CREATE OR REPLACE TABLE summed AS FROM count_{name}('counted_messages')")
-                query = "SELECT * EXCLUDE (day) FROM summed WHERE day = DATE '{}'"
+                query, dataset = "SELECT * EXCLUDE (day) FROM summed WHERE day = DATE '{}'", f"{self._dataset}/{name}"
                 written |= _copy_in_parallel(
-                    partial(self._copy_to_parquet, query.format(day), f"base/{name}", 0, day, "ALL") for day in days
+                    partial(self.copy_to_parquet, query.format(day), dataset, number, day, "ALL") for day in days
                 )
         return written
 
-    def _copy_to_parquet(
-        self, query: str, dataset: str, partition: int, day: date, order: str = "source, sms_id", *, closed: bool = True
+    def copy_to_parquet(
+        self, query: str, dataset: str, number: int, day: date, order: str = "source, sms_id", *, closed: bool = True
     ) -> tuple[Path, Path]:
-        """Write the rows of a query; return the path in the data folder, and the temporary file."""
-        target_path = self._data / dataset / f"date={day}" / f"{partition}-{atomic_replace.unique_suffix()}.parquet"
+        """Write the rows of a query; return the path in the data folder, and the temporary file.
+
+        Args:
+            query: The query.
+            dataset: Name of the dataset.
+            number: Number at the beginning of the file's name.
+            day: The day of its folder.
+            order: SQL expressions by which the rows are sorted.
+            closed: Whether the day is closed.
+        """
+        target_path = self._data / dataset / f"date={day}" / f"{number}-{atomic_replace.unique_suffix()}.parquet"
         atomic_replace.create_parent_folders([target_path])
         temporary = self._scratch / target_path.name
         # Sorted, so that a look-up by key reads one row group of a file. V2 stores numbers as differences. The codec

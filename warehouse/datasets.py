@@ -14,9 +14,15 @@ DATASET_BY_TOPIC: Final = {
 ROLLUPS: Final = ("delivery", "latency", "failures", "networks")
 """Counts of the base files of each day, in `base/{name}`."""
 
+RECENT_BASE: Final = "base/recent"
+"""Messages that appeared after the last rebuild, in the schema of `base`; `{RECENT_BASE}/{rollup}` counts them."""
+RECENT_UPDATES: Final = "base/recent/updates"
+"""Versions, newer than the last rebuild, of messages that other base files hold, in the schema of `messages`."""
+
 DATASET_NAMES: Final = (
     *DATASET_BY_TOPIC.values(),
     *("base", "differences", *(f"base/{name}" for name in ROLLUPS)),
+    *(RECENT_BASE, RECENT_UPDATES, *(f"{RECENT_BASE}/{name}" for name in ROLLUPS)),
     *("webhooks", "quality", "prefixes", "status_codes"),
 )
 """Every dataset. Those that are not landed are rebuilt from others, or are part of the product."""

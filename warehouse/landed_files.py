@@ -57,6 +57,16 @@ def list_log_files(data: Path, log: PartitionLog) -> list[Path]:
     return [Path(folder, name) for name, folder in entries]
 
 
+def list_newest_files(dataset: Path) -> dict[PartitionLog, Path]:
+    """Return the file with the newest range of each log of a landed dataset."""
+    found: dict[PartitionLog, Path] = {}
+    for name, folder in sorted(_scan_day_folders(dataset, "")):
+        # The seed is no landed file.
+        if landed := LANDED_FILE_NAME.fullmatch(name):
+            found[parse_partition_log(landed)] = Path(folder, name)
+    return found
+
+
 def find_newest_file(dataset: Path, log: PartitionLog) -> Path | None:
     """Return the file with the newest range of a log."""
     name, folder = max(_scan_day_folders(dataset, f"{log.topic}+{log.file_label}+"), default=("", ""))

@@ -20,6 +20,18 @@ NEWEST_RECORD_TIME: Final = Gauge(
 LOST_RECORDS: Final = Counter(
     "smspulse_lander_lost_records_total", "Records that Kafka deleted before they were landed.", registry=REGISTRY
 )
+MERGED_ROWS: Final = Counter(
+    "smspulse_lander_merged_rows_total",
+    "Rows written by merges of recent files: landed ones, and base files.",
+    ["kind"],
+    registry=REGISTRY,
+)
+MERGE_SECONDS: Final = Counter(
+    "smspulse_lander_merge_seconds_total", "Seconds spent on merges of recent files.", registry=REGISTRY
+)
+FAILED_MERGES: Final = Counter(
+    "smspulse_lander_failed_merges_total", "Merges of recent files that failed, and are repeated.", registry=REGISTRY
+)
 CONVERSION_FAULTS: Final = Counter(
     "smspulse_lander_faults_total",
     "Records that could not be converted, and were landed as their position and bytes.",

@@ -23,7 +23,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Final
 
 import duckdb
 import pyarrow.parquet as pq
@@ -32,17 +31,21 @@ from core.records import MAX_OBSERVATIONS
 from gateway.statuses import StatusCode
 from warehouse import catalog
 from warehouse.base_files import CLOSED_DAY_KEY, BaseFileWriter, list_rebuilt_files
-from warehouse.datasets import ROLLUPS
+from warehouse.datasets import RECENT_BASE, RECENT_UPDATES, ROLLUPS
 from warehouse.errors import RebuildError
-from warehouse.file_names import SEED_DATE, parse_folder_day
+from warehouse.file_names import parse_folder_day
 from warehouse.lifecycle_comparison import LifecycleComparison
 from warehouse.maintenance import atomic_replace
-from warehouse.maintenance.compaction import translate_file_errors
+from warehouse.maintenance.file_merge import translate_file_errors
+from warehouse.maintenance.recent_base import RecentFileReplacement
 from warehouse.rollups import has_current_rollups, rollup_fingerprint
-from warehouse.watermark import WATERMARK_FILE, BaseWatermark, newer_versions_condition, read_base_watermark
-
-# Longer than Kafka keeps webhooks (`core.topics`).
-_ABANDONED_AFTER: Final = timedelta(days=31)
+from warehouse.watermark import (
+    WATERMARK_FILE,
+    BaseWatermark,
+    first_uncovered_day,
+    newer_versions_condition,
+    read_base_watermark,
+)
 
 
 @dataclass(slots=True)
@@ -97,7 +100,8 @@ def rebuild_base(
     catalog.publish_views(data)
     with atomic_replace.lock_maintenance(data) as scratch:
         # The views list these folders more than once, or together.
-        for name in ("base", *(f"base/{name}" for name in ROLLUPS)):
+        rollups = [f"{base}/{name}" for base in ("base", RECENT_BASE) for name in ROLLUPS]
+        for name in ("base", RECENT_BASE, RECENT_UPDATES, *rollups):
             atomic_replace.add_rotating_seed(data / name)
         with translate_file_errors(RebuildError, data), _connect(scratch, memory) as connection:
             run = _BaseRebuild(data, scratch, connection)
@@ -122,7 +126,7 @@ class _BaseRebuild:
     """One run. Temporary files are in `scratch` until all are written."""
 
     def __init__(self, data: Path, scratch: Path, connection: duckdb.DuckDBPyConnection) -> None:
-        self._data, self._scratch = data, scratch
+        self._data, self._scratch, self._connection = data, scratch, connection
         self._watermark = read_base_watermark(data)
         self._earliest_complete_day = self._watermark.floor if self._watermark else date.min
         self._writer = BaseFileWriter(connection, data, scratch)
@@ -157,9 +161,15 @@ class _BaseRebuild:
         rewritten_folders = {place.parent for place in rollup_files}
         old_rollups = [path for name in ROLLUPS for path in list_rebuilt_files(self._data / "base" / name)]
         old += [path for path in old_rollups if is_old(path) or path.parent in rewritten_folders]
+        self.comparison.fetch_rows("DROP VIEW IF EXISTS concluded")
+        recent = RecentFileReplacement(self._data, self._scratch, self._connection)
+        recent.drop_messages_of(base.values())
+        old += recent.removed
         if only_day is None:
             base |= self._write_watermark()
-        atomic_replace.replace_files(self._data / "base", self._scratch, old, base | rollup_files)
+            # The base holds these versions now.
+            old += [self._data / RECENT_BASE / WATERMARK_FILE, *list_rebuilt_files(self._data / RECENT_UPDATES)]
+        atomic_replace.replace_files(self._data / "base", self._scratch, old, base | rollup_files | recent.added)
         old = [path for path in list_rebuilt_files(self._data / "differences") if is_old(path)]
         atomic_replace.replace_files(self._data / "differences", self._scratch, old, differences)
         if only_day is None:
@@ -228,21 +238,8 @@ class _BaseRebuild:
         return self._writer.write_rollups(counted.values())
 
     def _write_watermark(self) -> dict[Path, Path]:
-        since = _first_uncovered_day(self.comparison.newest_days)
+        since = first_uncovered_day(self.comparison.newest_days)
         watermark = BaseWatermark(since, self.comparison.end_offsets, self._earliest_complete_day, rollup_fingerprint())
         temporary = self._scratch / WATERMARK_FILE
         temporary.write_text(watermark.to_json())
         return {self._data / "base" / WATERMARK_FILE: temporary}
-
-
-def _first_uncovered_day(newest: list[date]) -> date:
-    """Return the first day of which the dataset messages may get versions that base files do not hold.
-
-    Args:
-        newest: Of each log, the day of its newest file.
-    """
-    last = max(newest, default=SEED_DATE)
-    # An old topic that received nothing for longer than Kafka keeps webhooks has ended. If it comes back all the same,
-    # the next run finds its news, for it does not go by days.
-    present = [day for day in newest if day >= last - _ABANDONED_AFTER]
-    return min(present, default=last) - timedelta(days=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from warehouse.datasets import ROLLUPS
 from warehouse.file_names import parse_folder_day
 from warehouse.sql_text import hash_statements, load_sql
-from warehouse.watermark import read_base_watermark
+from warehouse.watermark import read_base_watermark, read_recent_watermark
 
 
 @cache
@@ -24,8 +24,8 @@ def has_current_rollups(data: Path) -> bool:
     Raises:
         WarehouseError: The watermark's file cannot be read.
     """
-    watermark = read_base_watermark(data)
-    return watermark is not None and watermark.sums == rollup_fingerprint()
+    found = [each for each in (read_base_watermark(data), read_recent_watermark(data)) if each]
+    return bool(found) and all(watermark.sums == rollup_fingerprint() for watermark in found)
 
 
 def first_uncounted_date(data: Path) -> date:

@@ -5,7 +5,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from warehouse.columns import load_columns
-from warehouse.datasets import DATASET_NAMES
+from warehouse.datasets import DATASET_NAMES, RECENT_BASE, RECENT_UPDATES, ROLLUPS
 
 TIME_TYPE: Final = pa.timestamp("ms", tz="UTC")
 POSITION_COLUMNS: Final = ("topic", "partition", "offset", "recorded_at", "incarnation")
@@ -40,5 +40,10 @@ def _fields_of(owner: str) -> list["pa.Field[Any]"]:
 
 
 OBSERVATION_TYPE: Final = pa.struct(_fields_of("observation"))
-SCHEMAS: Final = {name: pa.schema(_fields_of(name)) for name in DATASET_NAMES}
+_OWNERS: Final = {
+    RECENT_BASE: "base",
+    RECENT_UPDATES: "messages",
+    **{f"{RECENT_BASE}/{name}": f"base/{name}" for name in ROLLUPS},
+}
+SCHEMAS: Final = {name: pa.schema(_fields_of(_OWNERS.get(name, name))) for name in DATASET_NAMES}
 """The schema of each dataset, also of those that are not landed: rebuilt from others, or part of the product."""

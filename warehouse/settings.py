@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
 from core.settings import EnvironmentSettings
@@ -33,6 +33,9 @@ class LanderSettings(EnvironmentSettings):
     """IANA zone of payload times that name none, the same for stream and lander."""
     flush_interval_s: PositiveFloat = 5
     """Seconds between landings. A record waits half of it on average."""
+    merge_interval_s: NonNegativeFloat = 20
+    """Seconds between merges of recent files; 0 for none. A query reads the files that were landed since the last one.
+    """
     max_rows: PositiveInt = 100_000
     """Records of one partition after which it is landed early."""
     max_bytes: PositiveInt = 128 << 20

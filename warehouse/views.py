@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.statuses import STATUSES
-from warehouse.datasets import DATASET_NAMES, ROLLUPS
+from warehouse.datasets import DATASET_NAMES, RECENT_BASE, RECENT_UPDATES, ROLLUPS
 from warehouse.small_datasets import has_mixed_schemas
 from warehouse.sql_text import escape_glob, load_sql, log_position_sql, quote_sql_text
 
@@ -72,8 +72,21 @@ def _pattern_sql(data: Path | str, name: str) -> str:
     return f"{quote_sql_text(escape_glob(str(data)) + '/')} || {name} || '/date=*/*.parquet'"
 
 
-def _read_sql(data: Path | str, name: str) -> str:
+def _patterns_sql(data: Path | str, name: str) -> str:
+    """Return the SQL of the patterns of a dataset's files: those of base include the recent ones."""
+    # Recent files come first. They are listed before a rebuild replaces both, or the list names a missing file: so no
+    # query takes both for empty.
+    both = f"[{_pattern_sql(data, quote_sql_text(RECENT_BASE))}, {_pattern_sql(data, name)}]"
+    return f"CASE WHEN {name} = 'base' THEN {both} ELSE [{_pattern_sql(data, name)}] END"
+
+
+def _read_sql(data: Path | str, name: str, patterns: str = "") -> str:
     """Return the SQL that reads a dataset's files. It stands in each macro, for macros within one take planning time.
+
+    Args:
+        data: The data folder, or the address of a bucket's.
+        name: SQL expression of the dataset's name.
+        patterns: SQL expression of the patterns of its files, if they are others than the dataset's own.
 
     The only partition key is the date of a file's folder. DuckDB's own hive partitioning would take every key=value of
     a path for one, also above the data folder, and they would replace columns of the same name.
@@ -84,8 +97,8 @@ def _read_sql(data: Path | str, name: str) -> str:
     # The empty name is that of no dataset: a list cannot be empty.
     mixed = ["", *(each for each in DATASET_NAMES if isinstance(data, str) or has_mixed_schemas(data / each))]
     is_mixed = f"({name}) IN ({', '.join(map(quote_sql_text, mixed))})"
-    pattern = _pattern_sql(data, name)
-    return f"read_parquet({pattern}, union_by_name = {is_mixed}, filename = true, hive_partitioning = false)"
+    patterns = patterns or _patterns_sql(data, name)
+    return f"read_parquet({patterns}, union_by_name = {is_mixed}, filename = true, hive_partitioning = false)"
 
 
 def create_view_statements(
@@ -108,8 +121,13 @@ def create_view_statements(
     # A condition that is always true is that of a folder without base files.
     has_base = unmerged_condition != "true"
     same_message = "live_source = base_source AND live_sms_id = base_sms_id"
-    source = _read_sql(data, "'base/' || name")
+    counted, recently_counted = "'base/' || name", f"'{RECENT_BASE}/' || name"
+    patterns = f"[{_pattern_sql(data, recently_counted)}, {_pattern_sql(data, counted)}]"
+    source = _read_sql(data, counted, patterns)
     kept_counts = f"SELECT {_FILE_DATE} AS day, * EXCLUDE (filename) FROM {source}"  # noqa: S608 - names of ours
+    live_datasets = (quote_sql_text(each) for each in ("messages", RECENT_UPDATES))
+    updates = f"[{', '.join(_pattern_sql(data, each) for each in live_datasets)}]"
+    live_files = _read_sql(data, "'messages'", updates)
     changes = load_sql("views", "changes")
     if not has_base:
         # A filter on the key alone reaches the files of both.
@@ -123,6 +141,8 @@ def create_view_statements(
         f'CREATE MACRO is_unmerged(filename, date, "partition", incarnation, "offset") AS {unmerged_condition}',
         "CREATE MACRO is_same_message(live_source, base_source, live_sms_id, base_sms_id, live_key, base_key) AS "
         + same_message,
+        # Landed versions, and those that recent base files keep as updates.
+        f"CREATE MACRO live_files() AS TABLE SELECT *, {_FILE_DATE} AS date FROM {live_files}",  # noqa: S608 - ours
         f"CREATE MACRO counted_until() AS DATE '{uncounted_from}'",
         f"CREATE MACRO rollup(name) AS TABLE {kept_counts}",
     ]

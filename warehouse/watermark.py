@@ -1,15 +1,25 @@
-"""The watermark of the base: up to which offsets of sms.messages the base files hold everything."""
+"""The watermarks of the base: up to which offsets of sms.messages the base files hold everything.
+
+There are two. `rebuild` writes the first. Between two rebuilds, recent base files
+(`warehouse.maintenance.recent_base`) hold what landed since, and have a watermark of their own.
+"""
 
 import json
-from collections.abc import Mapping
-from datetime import date
+from collections.abc import Iterable, Mapping
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from warehouse.datasets import RECENT_BASE
 from warehouse.errors import WarehouseError
+from warehouse.file_names import SEED_DATE
 from warehouse.partition_log import UNKNOWN_INCARNATION
 
 WATERMARK_FILE: Final = "covered.json"
+UPDATES_DATE: Final = date.max
+"""Date of the folder of recent updates. They are unmerged, whatever their offsets."""
+# Longer than Kafka keeps webhooks (`core.topics`).
+_ABANDONED_AFTER: Final = timedelta(days=31)
 
 
 class BaseWatermark(NamedTuple):
@@ -33,12 +43,24 @@ class BaseWatermark(NamedTuple):
 
 
 def read_base_watermark(data: Path) -> BaseWatermark | None:
-    """Return the watermark of the base files; None without base files.
+    """Return the watermark of the last rebuild; None without one.
 
     Raises:
         WarehouseError: The watermark's file cannot be read.
     """
-    path = data / "base" / WATERMARK_FILE
+    return _read_watermark(data / "base" / WATERMARK_FILE)
+
+
+def read_recent_watermark(data: Path) -> BaseWatermark | None:
+    """Return the watermark of the recent base files; None without any.
+
+    Raises:
+        WarehouseError: The watermark's file cannot be read.
+    """
+    return _read_watermark(data / RECENT_BASE / WATERMARK_FILE)
+
+
+def _read_watermark(path: Path) -> BaseWatermark | None:
     try:
         fields = json.loads(path.read_text())
         return BaseWatermark(
@@ -61,7 +83,7 @@ def unmerged_versions_condition(data: Path) -> str:
     Raises:
         WarehouseError: The watermark's file cannot be read.
     """
-    watermark = read_base_watermark(data)
+    watermark = read_recent_watermark(data) or read_base_watermark(data)
     if watermark is None or not watermark.offsets:
         return "true"
     return f"date >= DATE '{watermark.since}' AND {newer_versions_condition(watermark.offsets)}"
@@ -77,7 +99,22 @@ def newer_versions_condition(offsets: Mapping[str, int]) -> str:
     # where its last range begins, and before it the label of its log. `split_part` would take half as long again.
     by_label = " ".join(f"WHEN '{label}' THEN '{offset:020d}'" for label, offset in offsets.items())
     name, label = "string_split(filename, '+')[-1]", "string_split(filename, '+')[-2]"
-    return f"{name} >= CASE {label} {by_label} ELSE '' END AND \"offset\" >= {watermark_offset_sql(offsets)}"
+    is_newer = f"(date = DATE '{UPDATES_DATE}' OR \"offset\" >= {watermark_offset_sql(offsets)})"
+    return f"{name} >= CASE {label} {by_label} ELSE '' END AND {is_newer}"
+
+
+def first_uncovered_day(newest_days: Iterable[date]) -> date:
+    """Return the first day of which the dataset messages may get versions that base files do not hold.
+
+    Args:
+        newest_days: Of each log, the day of its newest file.
+    """
+    days = list(newest_days)
+    last = max(days, default=SEED_DATE)
+    # An old topic that received nothing for longer than Kafka keeps webhooks has ended. If it comes back all the same,
+    # the next rebuild finds its news, for it does not go by days.
+    present = [day for day in days if day >= last - _ABANDONED_AFTER]
+    return min(present, default=last) - timedelta(days=1)
 
 
 def watermark_offset_sql(offsets: Mapping[str, int]) -> str:

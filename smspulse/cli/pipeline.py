@@ -177,9 +177,9 @@ def land_command(data: Path, broker: str, flush_interval: float | None, instance
     """
     from smspulse.broker.topic_admin import connect_with_topics
     from smspulse.processes.metrics_endpoint import serve_metrics
+    from warehouse.lander import run_lander
     from warehouse.metrics import REGISTRY
     from warehouse.settings import LanderSettings
-    from warehouse.sink.consumer import run_lander
 
     is_bucket = is_bucket_address(data)
     if not is_bucket:

@@ -34,13 +34,12 @@ from core.topics import MESSAGES, RAW
 from smspulse.broker.kafka_broker import KafkaBroker
 from smspulse.broker.settings import BrokerSettings
 from smspulse.broker.topic_admin import ensure_topics
-from warehouse import catalog
+from warehouse import catalog, lander
 from warehouse.errors import OvertakenError
 from warehouse.file_names import TEMPORARY_FOLDER
 from warehouse.maintenance import atomic_replace
 from warehouse.reader import query
 from warehouse.settings import LanderSettings
-from warehouse.sink import consumer as lander
 from warehouse.sink import parquet_files
 
 PARTITIONS = 4

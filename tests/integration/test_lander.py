@@ -46,7 +46,7 @@ class LanderProcess:
         code = (
             "import logging, sys; logging.basicConfig(format='%(levelname)s %(message)s', level='INFO')\n"
             "from core.kafka_settings import KafkaSettings; from warehouse.settings import LanderSettings\n"
-            "from warehouse.sink.consumer import run_lander\n"
+            "from warehouse.lander import run_lander\n"
             "run_lander(LanderSettings.model_validate_json(sys.argv[1]), KafkaSettings(bootstrap=sys.argv[2]))"
         )
         # A pipe and not a file, because one test limits the size of files.

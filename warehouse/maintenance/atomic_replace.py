@@ -16,11 +16,12 @@ import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from core.atomic_file import fsync_folder, lock_folder
+from core.atomic_file import fsync_folder, lock_folder, try_lock_folder
 from warehouse.errors import CannotExchangeError
 from warehouse.file_names import SEED_DATE, SEED_FILE, TEMPORARY_FOLDER
 
@@ -50,18 +51,45 @@ def lock_maintenance(data: Path) -> Iterator[Path]:
     Raises:
         OSError: The data folder is not writable.
     """
+    folder = _create_lock_folder(data)
+    with lock_folder(folder), _create_scratch_folder(folder) as scratch:
+        yield scratch
+
+
+@contextmanager
+def try_lock_maintenance(data: Path) -> Iterator[Path | None]:
+    """As `lock_maintenance`, without waiting: yield None if another process changes landed files.
+
+    Raises:
+        OSError: The data folder is not writable.
+    """
+    folder = _create_lock_folder(data)
+    with try_lock_folder(folder) as is_locked:
+        if not is_locked:
+            yield None
+            return
+        with _create_scratch_folder(folder) as scratch:
+            yield scratch
+
+
+def _create_lock_folder(data: Path) -> Path:
     folder = data / TEMPORARY_FOLDER / "upkeep"
     folder.mkdir(parents=True, exist_ok=True)
-    with lock_folder(folder):
-        for orphan in folder.iterdir():
-            shutil.rmtree(orphan)
-        scratch = folder / unique_suffix()
-        scratch.mkdir()
-        try:
-            yield scratch
-        finally:
-            # If it fails, the next process deletes the folder.
-            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _create_scratch_folder(folder: Path) -> Iterator[Path]:
+    """Delete what killed processes left in a locked folder, and yield a new folder in it."""
+    for orphan in folder.iterdir():
+        shutil.rmtree(orphan)
+    scratch = folder / unique_suffix()
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        # If it fails, the next process deletes the folder.
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def replace_files(folder: Path, scratch: Path, removed: Collection[Path], added: Mapping[Path, Path]) -> None:
@@ -137,6 +165,21 @@ def add_rotating_seed(folder: Path) -> None:
     seeds = folder / f"date={SEED_DATE}"
     if not any(seeds.glob(f"{_ROTATING_SEED}*")):
         os.link(seeds / SEED_FILE, seeds / f"{_ROTATING_SEED}{unique_suffix()}.parquet")
+
+
+def prepare_rotating_seed(folder: Path, day: date) -> dict[Path, Path]:
+    """Return what `replace_files` has to add so that a day's folder has such a file too, if it has none.
+
+    A query of some days opens the files of these days alone.
+
+    Args:
+        folder: Folder of the dataset.
+        day: The day.
+    """
+    target = folder / f"date={day}"
+    if any(target.glob(f"{_ROTATING_SEED}*")):
+        return {}
+    return {target / f"{_ROTATING_SEED}.parquet": folder / f"date={SEED_DATE}" / SEED_FILE}
 
 
 def _exchange_folders(first: Path, second: Path) -> None:

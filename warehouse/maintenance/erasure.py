@@ -20,13 +20,14 @@ from core.atomic_file import write_file_atomically
 from gateway.number_search import NumberSearch
 from gateway.phone_numbers import national_form
 from warehouse import catalog
+from warehouse.datasets import RECENT_BASE, RECENT_UPDATES
 from warehouse.maintenance import atomic_replace
-from warehouse.maintenance.compaction import choose_file_layout
+from warehouse.maintenance.file_merge import choose_file_layout
 from warehouse.maintenance.number_matching import erase_column_values, match_columns, match_rows, may_hold_number
 from warehouse.partition_log import UNKNOWN_INCARNATION, PartitionLog
 from warehouse.sink import parquet_files
 from warehouse.sink.range_metadata import translate_damage
-from warehouse.watermark import WATERMARK_FILE, read_base_watermark
+from warehouse.watermark import WATERMARK_FILE, read_base_watermark, read_recent_watermark
 
 PENDING_ERASURE_FILE: Final = "erasure.json"
 _ADDRESS_COLUMNS: Final = ("address", "recipient")
@@ -35,7 +36,11 @@ _GATEWAY_ID_COLUMNS: Final = ("sms_id", "device_id")
 _ORIGIN_COLUMNS: Final = ("topic", "partition", "incarnation", "offset", "source", "sms_id", "kind", "ingest_id")
 # The log first, because the webhooks that are found in it decide which dead letters are erased.
 # The other datasets have no text but names of this project and keys of messages.
-_SEARCHED_DATASETS: Final = ("raw", "messages", "base", "deadletters", "differences", "alerts")
+_SEARCHED_DATASETS: Final = (
+    *("raw", "messages", "base", RECENT_BASE, RECENT_UPDATES, "deadletters", "differences", "alerts"),
+)
+# Their files are replaced together: readers list their folders more than once.
+_WHOLE_DATASETS: Final = {"base", RECENT_BASE, RECENT_UPDATES, "differences"}
 # Limits the memory of a large file.
 _BATCH_ROWS: Final = 60_000
 _CHUNK_BYTES: Final = 1 << 24
@@ -89,7 +94,7 @@ def create_number_search(data: Path, numbers: tuple[str, ...]) -> tuple[NumberSe
 
 def _find_foreign_addresses(data: Path, every: str, own: str) -> Iterator[str]:
     """Yield the addresses in a data folder that match one regular expression and not the other."""
-    for name in ("raw", "messages", "base"):
+    for name in ("raw", "messages", "base", RECENT_BASE, RECENT_UPDATES):
         for path in sorted((data / name).glob("date=*/*.parquet")):
             with _open_parquet_file(path) as file:
                 columns = [column for column in _ADDRESS_COLUMNS if column in file.schema_arrow.names]
@@ -138,10 +143,9 @@ class _FileErasure:
         found = {name: self._find_files(name) for name in _SEARCHED_DATASETS}
         self._save_pending()
         for name, paths in found.items():
-            if name == "base" and paths:
+            is_whole = name in _WHOLE_DATASETS
+            if is_whole and paths:
                 atomic_replace.add_rotating_seed(self._data / name)
-            # The files of these two are replaced together: readers list their folders more than once.
-            is_whole = name in {"base", "differences"}
             for folder in [self._data / name] if is_whole and paths else sorted({path.parent for path in paths}):
                 self._rewrite_files(name, folder, [path for path in paths if path.is_relative_to(folder)])
 
@@ -205,9 +209,10 @@ class _FileErasure:
             added[place] = self._scratch / place.name
             self.result.rows[dataset] += self._rewrite_file(dataset, path, added[place])
             parquet_files.copy_landing_time(path, added[place])
-        watermark = read_base_watermark(self._data)
-        # Networks were counted by numbers. Without the fingerprint, the next rebuild counts them again.
-        if dataset == "base" and watermark:
+        readers = {"base": read_base_watermark, RECENT_BASE: read_recent_watermark}
+        watermark = readers[dataset](self._data) if dataset in readers else None
+        # Networks were counted by numbers. Without the fingerprint, they are counted again.
+        if watermark:
             added[folder / WATERMARK_FILE] = path = self._scratch / WATERMARK_FILE
             path.write_text(watermark._replace(sums="").to_json())
         atomic_replace.replace_files(folder, self._scratch, removed, added)

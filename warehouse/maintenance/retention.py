@@ -11,7 +11,7 @@ from typing import Final
 import pyarrow.parquet as pq
 
 from warehouse import catalog
-from warehouse.datasets import DATASET_BY_TOPIC
+from warehouse.datasets import DATASET_BY_TOPIC, RECENT_BASE
 from warehouse.errors import RetentionError
 from warehouse.file_names import LANDED_FILE_NAME, SEED_DATE, parse_folder_day, parse_partition_log
 from warehouse.landed_files import find_newest_file
@@ -97,7 +97,7 @@ def _list_expired_folders(folder: Path, before: date) -> list[Path]:
 def _drop_base_days(data: Path, scratch: Path, before: date, raw_before: date, watermark: BaseWatermark) -> list[date]:
     """Drop base files, and record the first day that is complete in the log; return the dropped days."""
     base = data / "base"
-    folders = _list_expired_folders(base, before)
+    folders = [*_list_expired_folders(base, before), *_list_expired_folders(data / RECENT_BASE, before)]
     removed = [path for folder in folders for path in folder.iterdir()]
     added: dict[Path, Path] = {}
     # A file can have records of the next day as well, so that day is incomplete too.
@@ -108,8 +108,9 @@ def _drop_base_days(data: Path, scratch: Path, before: date, raw_before: date, w
         path.write_text(watermark._replace(floor=floor).to_json())
     if added or removed:
         atomic_replace.add_rotating_seed(base)
+        atomic_replace.add_rotating_seed(data / RECENT_BASE)
         atomic_replace.replace_files(base, scratch, removed, added)
-    return [parse_folder_day(folder) for folder in folders]
+    return sorted({parse_folder_day(folder) for folder in folders})
 
 
 def _drop_landed_day(folder: Path, scratch: Path) -> None:

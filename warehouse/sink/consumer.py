@@ -13,9 +13,7 @@ everything that it read, and begins again with a new client. (The old client wou
 that it has seen.)
 """
 
-import gc
 import logging
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -60,9 +58,10 @@ class ParquetLander:
         kafka: KafkaSettings,
         stop: StopRequest,
         ready: Callable[[], None] = lambda: None,
+        landed: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._kafka, self._stop = settings, kafka, stop
-        self._on_ready = ready
+        self._on_ready, self._on_landed = ready, landed
         self._store = open_landing_store(settings.data)
         self._store_status = StoreStatus(self._store, settings.retry_s, stop)
         self._kafka_status = KafkaStatus(kafka.bootstrap)
@@ -176,6 +175,8 @@ class ParquetLander:
             moved = True
         if moved:
             self._seek_to_buffer_ends()
+        if is_landed:
+            self._on_landed()
         return is_landed
 
     def _commit_offsets(self) -> None:
@@ -307,19 +308,3 @@ class ParquetLander:
         self._on_partitions_lost(self._consumer, [])
         self._consumer.close()
         self._connect_consumer()
-
-
-def run_lander(settings: LanderSettings, kafka: KafkaSettings, ready: Callable[[], None] = lambda: None) -> None:
-    """Land until SIGTERM or SIGINT, in the main thread of a process. Raises the errors of `ParquetLander.run`.
-
-    Args:
-        settings: The lander's settings.
-        kafka: How to reach Kafka.
-        ready: Called each time that partitions were assigned and located.
-    """
-    # Records are many short-lived objects. A search for cycles after each 700 of them, the default, does not pay.
-    gc.set_threshold(100_000)
-    stop = StopRequest()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    ParquetLander(settings, kafka, stop, ready).run()

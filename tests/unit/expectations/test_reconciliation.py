@@ -37,7 +37,7 @@ from smspulse.broker.embedded import MemoryBroker
 from smspulse.broker.topic_admin import ensure_topics
 from smspulse.cli.main import cli
 from warehouse import catalog
-from warehouse.maintenance.compaction import parse_folder_day
+from warehouse.file_names import parse_folder_day
 from warehouse.reader import open_warehouse, query
 from warehouse.watermark import WATERMARK_FILE, BaseWatermark
 

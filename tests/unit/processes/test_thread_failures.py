@@ -16,7 +16,7 @@ PROCESSES = {
     "broker": "smspulse.broker.foreground.run_broker",
     "ingest": "ingest.server.run_ingest",
     "stream": "streams.app.run_worker",
-    "land": "warehouse.sink.consumer.run_lander",
+    "land": "warehouse.lander.run_lander",
     "page": "smspulse.dashboard.server.run_page",
     "alerts send": "smspulse.alerting.dispatcher.run_dispatcher",
 }

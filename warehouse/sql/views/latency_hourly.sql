@@ -6,8 +6,10 @@
 --   counts those. Null if no message has it.
 -- Freshness: as delivery_hourly.
 WITH touched AS MATERIALIZED (
-    SELECT DISTINCT time_bucket(INTERVAL 1 HOUR, first_seen_at) AS hour
-    FROM changes
+    SELECT time_bucket(INTERVAL 1 HOUR, first_seen_at) AS hour FROM changes
+    UNION
+    -- Percentiles of base files and recent ones cannot be combined.
+    SELECT hour FROM dataset('base/recent/delivery')
 ),
 
 touched_messages AS (

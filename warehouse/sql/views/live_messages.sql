@@ -8,7 +8,7 @@ SELECT
     * EXCLUDE (filename),
     -- Written after the base, an equal version is newer, unless the stream had dropped its state of the message.
     version - CASE WHEN list_contains(flags, 'late_after_forgetting') THEN 2 ELSE 0 END AS weight
-FROM dataset_files('messages')
+FROM live_files()
 WHERE NOT is_forgotten AND version IS NOT NULL AND is_unmerged(filename, date, "partition", incarnation, "offset")
 -- All three columns are the key, so that a filter on any of them reaches the files.
 QUALIFY row_number() OVER (PARTITION BY source, sms_id, message_key ORDER BY version DESC, log_position(incarnation, "offset") DESC) = 1

@@ -1,0 +1,97 @@
+"""The thread of a lander that merges what was landed recently."""
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from warehouse import metrics
+from warehouse.errors import CannotExchangeError, WarehouseError
+from warehouse.maintenance.recent_files import RecentMergeResult, merge_recent_files
+
+_log = logging.getLogger(__name__)
+
+# Landing comes first: a merge can wait.
+_NICENESS: Final = 10
+# Seconds until a failure that lasts is logged again.
+_REPORT_AGAIN_S: Final = 3600
+
+
+class RecentFileMerger:
+    """Merges recent files in a thread, at most once in an interval, and only after something was landed.
+
+    Use it as a context manager. At its end, a merge that is in progress is finished: it takes about a second, since
+    merges are small.
+
+    Args:
+        data: The data folder.
+        interval_s: Seconds between the beginnings of two merges.
+    """
+
+    def __init__(self, data: Path, interval_s: float) -> None:
+        self._data, self._interval_s = data, interval_s
+        self._has_landed = threading.Event()
+        self._is_stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recent-file-merger", daemon=True)
+        self._failure = ""
+        self._reported_at = 0.0
+
+    def __enter__(self) -> "RecentFileMerger":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_stopped.set()
+        self._has_landed.set()
+        self._thread.join()
+
+    def notify_landed(self) -> None:
+        """Say that files were landed."""
+        self._has_landed.set()
+
+    def _run(self) -> None:
+        # Of this thread alone.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        while not self._is_stopped.wait(self._interval_s):
+            self._has_landed.wait()
+            self._has_landed.clear()
+            if self._is_stopped.is_set():
+                return
+            try:
+                self._merge()
+            except CannotExchangeError as error:
+                _log.warning("recent files are not merged, and queries get slower until `compact` runs: %s", error)
+                return
+
+    def _merge(self) -> None:
+        started = time.monotonic()
+        try:
+            result = merge_recent_files(self._data)
+        except CannotExchangeError:
+            raise
+        except (WarehouseError, OSError) as error:
+            self._report_failure(str(error))
+            return
+        if result is None:
+            # Another process maintains the folder. What was landed is merged next time.
+            self._has_landed.set()
+            return
+        if self._failure:
+            _log.info("recent files are merged again")
+            self._failure = ""
+        self._count(result, time.monotonic() - started)
+
+    def _report_failure(self, failure: str) -> None:
+        self._has_landed.set()
+        metrics.FAILED_MERGES.inc()
+        if failure == self._failure and time.monotonic() < self._reported_at + _REPORT_AGAIN_S:
+            return
+        self._failure, self._reported_at = failure, time.monotonic()
+        _log.warning("recent files are not merged, and queries get slower until they are: %s", failure)
+
+    def _count(self, result: RecentMergeResult, seconds: float) -> None:
+        metrics.MERGED_ROWS.labels("landed").inc(result.rows)
+        metrics.MERGED_ROWS.labels("base").inc(result.base.rows)
+        metrics.MERGE_SECONDS.inc(seconds)
