@@ -22,8 +22,7 @@ _REPORT_AGAIN_S: Final = 3600
 class RecentFileMerger:
     """Merges recent files in a thread, at most once in an interval, and only after something was landed.
 
-    Use it as a context manager. At its end, a merge that is in progress is finished: it takes about a second, since
-    merges are small.
+    Use it as a context manager. At its end, it waits for the merge of one folder that is in progress.
 
     Args:
         data: The data folder.
@@ -68,7 +67,7 @@ class RecentFileMerger:
     def _merge(self) -> None:
         started = time.monotonic()
         try:
-            result = merge_recent_files(self._data)
+            result = merge_recent_files(self._data, self._is_stopped.is_set)
         except CannotExchangeError:
             raise
         except (WarehouseError, OSError) as error:

@@ -8,7 +8,7 @@ The versions of messages that were landed also become recent base files (`wareho
 landed files of a version are merged one run after it, when the views do not read them any more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -44,11 +44,14 @@ class RecentMergeResult:
     rows: int = 0
 
 
-def merge_recent_files(data: Path, memory: str = "512MB", threads: int = 1) -> RecentMergeResult | None:
+def merge_recent_files(
+    data: Path, is_stopped: Callable[[], bool] = lambda: False, memory: str = "512MB", threads: int = 1
+) -> RecentMergeResult | None:
     """Merge what was landed recently. Readers and landers go on meanwhile.
 
     Args:
         data: The data folder.
+        is_stopped: Returns whether to end. It is called between merges.
         memory: Limit of DuckDB's memory. Beyond it, DuckDB writes to disk.
         threads: DuckDB's threads.
 
@@ -65,11 +68,13 @@ def merge_recent_files(data: Path, memory: str = "512MB", threads: int = 1) -> R
         if scratch is None:
             return None
         limits = {"memory_limit": memory, "threads": threads, "temp_directory": str(scratch / "spill")}
-        landed = _LandedFilesMerge(data, scratch, limits)
+        landed = _LandedFilesMerge(scratch, limits, is_stopped)
         for topic, dataset in DATASET_BY_TOPIC.items():
+            ends = _read_unneeded_ends(data) if topic == MESSAGES else None
             for folder in sorted((data / dataset).glob("date=*")):
-                landed.merge_day(folder, _read_unneeded_ends(data) if topic == MESSAGES else None)
-        landed.result.base = update_recent_base(data, scratch, limits)
+                landed.merge_day(folder, ends)
+        if not is_stopped():
+            landed.result.base = update_recent_base(data, scratch, limits)
     return landed.result
 
 
@@ -82,8 +87,8 @@ def _read_unneeded_ends(data: Path) -> dict[str, int]:
 class _LandedFilesMerge:
     """One run. Temporary files are in `scratch`."""
 
-    def __init__(self, data: Path, scratch: Path, limits: dict[str, Any]) -> None:
-        self._scratch = scratch
+    def __init__(self, scratch: Path, limits: dict[str, Any], is_stopped: Callable[[], bool]) -> None:
+        self._scratch, self._is_stopped = scratch, is_stopped
         self._merger = FileMerger(scratch, limits)
         self.result = RecentMergeResult(RecentBaseResult())
 
@@ -101,7 +106,7 @@ class _LandedFilesMerge:
                 paths if ends is None else [path for path in paths if _parse_start(path) < ends.get(log.file_label, 0)]
             )
             for parts in split_at_gaps(select_newest_files(settled)):
-                if len(parts) > 1:
+                if len(parts) > 1 and not self._is_stopped():
                     added.append(self._merger.merge_landed_files(parts))
                     removed += parts
         atomic_replace.replace_files(folder, self._scratch, removed, {each.path: each.temporary for each in added})
