@@ -27,9 +27,11 @@ _NOISY_LOGGERS = {
     "kafka": logging.CRITICAL,
     "great_expectations": logging.WARNING,
 }
-# A repeated line, and a lasting outage of Kafka, are logged once in this time.
+# A repeated warning or error, and a lasting outage of Kafka, are logged once in this time.
 _WINDOW_S: Final = 60.0
-# Different texts of one line of code in a minute. More are only counted, so no client can fill a log.
+# A repeated line about normal operation is logged once in this time.
+_INFO_WINDOW_S: Final = 3600.0
+# Different texts of one line of code in a window. More warnings are only counted, so no client can fill a log.
 _MAX_TEXTS: Final = 10
 # Limits of a traceback: lines, half of them from its end with the error; and characters of each line.
 _MAX_LINES: Final = 30
@@ -61,7 +63,8 @@ class _KafkaAwayFilter(logging.Filter):
 def set_up_logging(*, verbose: bool, supervised: bool) -> None:
     """Log to standard error, with the time unless a supervisor reads it. `verbose` logs everything.
 
-    Otherwise, a repeated line is written once a minute, so that no client and no fault fills the disk.
+    Otherwise, a repeated line is written once an hour, or once a minute if it is a warning or an error, so that no
+    client and no fault fills the disk.
     """
     # A log that cannot be written, because of a full disk or a stopped reader, must not block anything.
     form = "%(levelname)s %(message)s" if supervised else "%(asctime)s %(levelname)s %(message)s"
@@ -118,13 +121,17 @@ def print_process_line(console: Console, name: str, level: int, text: str) -> No
     console.print(line, soft_wrap=True)
 
 
+_LocationKey = tuple[str, str, int, int]
+"""Logger, file, line number and level."""
+
+
 @dataclass(slots=True)
 class _LogLocation:
-    """A line of code that logs.
+    """A line of code that logs at one level.
 
     Args:
-        ends_at: End of its minute.
-        texts: Texts that were written in this minute.
+        ends_at: End of its window: an hour for lines about normal operation, a minute for warnings and errors.
+        texts: Texts that were written in this window.
         suppressed_count: Number of records that were not written.
         last: The last of those records.
     """
@@ -136,10 +143,11 @@ class _LogLocation:
 
 
 class LogBudget(logging.Filter):
-    """A filter for warnings and errors: a handler writes each once a minute, and at most 10 of one line of code.
+    """A filter for repeated lines: a handler writes each warning and error once a minute, and other lines once an hour.
 
-    At the end of the minute, a line with the count of suppressed records is written, even if nothing else is logged.
-    Lines of lower levels pass: clients cannot cause them.
+    At the end of the window, a line with the count of suppressed records is written, even if nothing else is logged.
+    One line of code writes at most 10 different warnings and errors a minute. Different lines of lower levels pass:
+    clients cannot cause them.
 
     Args:
         handler: Writes the counts.
@@ -148,24 +156,25 @@ class LogBudget(logging.Filter):
     def __init__(self, handler: logging.Handler) -> None:
         super().__init__()
         self._handler = handler
-        self._locations: dict[tuple[str, str, int], _LogLocation] = {}
+        self._locations: dict[_LocationKey, _LogLocation] = {}
         # Reentrant: a log handler or a signal handler that logs gets here again in the same thread.
         self._lock = threading.RLock()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to write a record."""
-        if record.levelno < logging.WARNING:
-            return True
-        # The line of code, because texts contain values of clients.
-        key = (record.name, record.pathname, record.lineno)
+        # The line of code, because texts contain values of clients. Some lines log at different levels.
+        key = (record.name, record.pathname, record.lineno, record.levelno)
         text = _format_record_text(record)
         now = time.monotonic()
         with self._lock:
             location = self._locations.get(key)
             if location is None or (now >= location.ends_at and not location.suppressed_count):
-                self._locations[key] = location = _LogLocation(now + _WINDOW_S)
+                self._locations[key] = location = _LogLocation(now + _window_s(record))
             if text not in location.texts and len(location.texts) < _MAX_TEXTS:
                 location.texts.add(text)
+                return True
+            if text not in location.texts and record.levelno < logging.WARNING:
+                # Nothing repeats in these. They are not remembered, to bound the memory.
                 return True
             location.suppressed_count += 1
             location.last = record
@@ -179,18 +188,28 @@ class LogBudget(logging.Filter):
         for key in list(self._locations):
             self._end_window(key)
 
-    def _end_window(self, key: tuple[str, str, int]) -> None:
+    def _end_window(self, key: _LocationKey) -> None:
         with self._lock:
             location = self._locations.pop(key, None)
-        if location is None or location.last is None:
-            return
+            if location is None or location.last is None:
+                return
+            if location.last.levelno < logging.WARNING:
+                # The count is the one line of the next hour too, so its texts stay suppressed.
+                ends_at = time.monotonic() + _INFO_WINDOW_S
+                self._locations[key] = _LogLocation(ends_at, location.texts)
         count = copy.copy(location.last)
-        count.msg = "%s (%d lines like this were left out in a minute)"
-        count.args = (_format_record_text(location.last), location.suppressed_count)
+        count.msg = "%s (%d lines like this were left out in %s)"
+        window = "an hour" if count.levelno < logging.WARNING else "a minute"
+        count.args = (_format_record_text(location.last), location.suppressed_count, window)
         count.exc_info = count.exc_text = None
         with self._handler.lock or contextlib.nullcontext():
             # Not `handle`, which would call this filter.
             self._handler.emit(count)
+
+
+def _window_s(record: logging.LogRecord) -> float:
+    """Return the seconds in which a record like this one is written once."""
+    return _INFO_WINDOW_S if record.levelno < logging.WARNING else _WINDOW_S
 
 
 def _format_record_text(record: logging.LogRecord) -> str:

@@ -1,9 +1,13 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
+from running import LAND_OFTEN, Pipeline, post, start
+from running_landers import until
 
 from core.kafka_settings import KafkaSettings
 from core.topics import RAW, TOPICS
@@ -74,3 +78,45 @@ def test_a_client_without_the_data_folder_takes_the_run_from_the_environment(
     monkeypatch.setenv("SMSPULSE_KAFKA_MEMORY_RUN", "3b2c")
     found = find_kafka_settings(tmp_path, "127.0.0.1:1")
     assert (found.bootstrap, found.in_memory, found.memory_run) == ("127.0.0.1:1", True, "3b2c")
+
+
+EXAMPLE = (Path(__file__).parents[2] / "examples" / "webhooks" / "status.json").read_bytes()
+_PARTITIONS = 8
+"""Partitions that the stream reads: four of each stage."""
+
+
+def records_by_topic(pipeline: Pipeline) -> dict[str, int]:
+    """Return the topics that are not empty, with the number of offsets that are used in them."""
+    kafka = find_kafka_settings(pipeline.data, "auto")
+    consumer = Consumer(kafka.confluent_options() | {"group.id": "test"})
+    found = {}
+    for name, topic in consumer.list_topics(timeout=10).topics.items():
+        ends = [consumer.get_watermark_offsets(TopicPartition(name, number), 10)[1] for number in topic.partitions]
+        if sum(ends):
+            found[name] = sum(ends)
+    consumer.close()
+    return found
+
+
+def check(pipeline: Pipeline) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "smspulse", "check", "--data", str(pipeline.data)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_it_has_no_records_before_the_first_webhook_and_all_checks_hold_after_it(tmp_path: Path) -> None:
+    pipeline = start(tmp_path / "data", "--broker", "memory", "--without", "page", environment=LAND_OFTEN)
+    try:
+        # It shows records of aborted transactions as data, so a new owner of a partition must write none.
+        until(lambda: pipeline.log.read_text().count("owns partition") == _PARTITIONS)
+        assert records_by_topic(pipeline) == {}
+        idle = check(pipeline)
+        assert idle.returncode == 0, idle.stdout
+        assert post(pipeline.source("mine"), EXAMPLE)[0] == 202
+        pipeline.wait_for("SELECT 1 FROM raw_webhooks JOIN messages USING (sms_id)")
+        checked = check(pipeline)
+        assert checked.returncode == 0, checked.stdout
+        assert "✓ deadletters: " in checked.stdout, "all suites ran"
+        assert pipeline.rows("FROM deadletters") == []
+        assert "are no states" not in pipeline.log.read_text()
+    finally:
+        assert pipeline.stop() == 0

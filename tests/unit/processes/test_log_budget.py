@@ -79,10 +79,35 @@ def test_different_texts_of_one_place_have_a_limit(budgeted: Budgeted) -> None:
     assert budgeted.lines[-1] == "WARNING bad input 9999 (9990 lines like this were left out in a minute)"
 
 
-def test_information_is_not_left_out(budgeted: Budgeted) -> None:
-    for _ in range(100):
-        budgeted.log("ready", logging.INFO)
-    assert len(budgeted.lines) == 100
+def test_repeated_information_is_one_line_and_then_one_an_hour_with_a_count(budgeted: Budgeted) -> None:
+    for minute in range(180):
+        budgeted.go_on_to(minute * 60)
+        budgeted.log("a test webhook arrived", logging.INFO)
+    budgeted.go_on_to(10_800)
+    count = "INFO a test webhook arrived (%d lines like this were left out in an hour)"
+    assert budgeted.lines == ["INFO a test webhook arrived", count % 59, count % 60, count % 60]
+    assert budgeted.later == []
+
+
+def test_information_that_comes_again_after_a_quiet_hour_is_written_at_once(budgeted: Budgeted) -> None:
+    for hour in (0, 2, 4):
+        budgeted.go_on_to(hour * 3600)
+        budgeted.log("Kafka is back", logging.INFO)
+    assert budgeted.lines == ["INFO Kafka is back"] * 3
+
+
+def test_different_information_is_never_left_out(budgeted: Budgeted) -> None:
+    for number in range(100):
+        budgeted.log(f"owns partition {number}", logging.INFO)
+    budgeted.go_on_to(10_000)
+    assert budgeted.lines == [f"INFO owns partition {number}" for number in range(100)]
+
+
+def test_a_warning_right_after_information_of_the_same_line_of_code_is_written_at_once(budgeted: Budgeted) -> None:
+    for _ in range(3):
+        budgeted.log("check: raw", logging.INFO)
+    budgeted.log("check: raw", logging.ERROR)
+    assert budgeted.lines == ["INFO check: raw", "ERROR check: raw"]
 
 
 def test_counts_are_written_at_the_end_of_the_process(budgeted: Budgeted) -> None:

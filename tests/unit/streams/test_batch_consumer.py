@@ -41,6 +41,10 @@ RELIED_ON: dict[str, tuple[Any, str]] = {
     "leaves partitions where nothing is committed": (AIOKafkaConsumer.seek_to_committed, "f6cd85c8b70a4ccf"),
     "starts the client": (driver.AIOKafkaConsumerThread.on_start, "38b4e8bd1e10723a"),
     "waits for an error to be asked for": (GroupCoordinator._push_error_to_user, "743ff515bd7e2e38"),
+    "is replaced by verify_event_path": (driver.Consumer.verify_event_path, "a17e8f0610e1abcb"),
+    "looks for stuck partitions": (driver.AIOKafkaConsumerThread.verify_event_path, "b983e7735f647cb3"),
+    "looks for missing fetches": (driver.AIOKafkaConsumerThread._verify_aiokafka_event_path, "c7c75a7c73289962"),
+    "calls verify_event_path": (consumer.Consumer.verify_all_partitions_active, "4e0e46f5c297305d"),
     "hands messages to streams": (conductor.ConductorCompiler.build, "837cf521368c1ee4"),
 }
 
@@ -143,3 +147,70 @@ async def test_faust_commits_nothing_whatever_it_acknowledges() -> None:
     # Faust's issue 606 commits past a message that is not acknowledged, and its commits never prove an output.
     assert not await one.commit()
     assert not await one.force_commit()
+
+
+_NOW = 10_000.0
+_TP = TP("sms.raw", 0)
+
+
+class _WatchedThread(driver.AIOKafkaConsumerThread):
+    """The thread whose checks of stuck partitions Faust runs, without a client."""
+
+    def __init__(self, *, highwater: int | None, fetched_at: float | None, last_event_at: float | None) -> None:
+        self.time_started = _NOW - 3600
+        self.tp_last_committed_at = {}
+        self.tp_fetch_request_timeout_secs = self.tp_stream_timeout_secs = self.tp_commit_timeout_secs = 300.0
+        self.log = Mock()
+        inbound = {} if last_event_at is None else {_TP: last_event_at}
+        self.consumer = Mock()
+        self.consumer.app.monitor.stream_inbound_time = inbound
+        self.consumer.app.topics.acks_enabled_for.return_value = True
+        # The client has fetched up to 50, and the topic ends at `highwater`, as under load.
+        timestamp = None if fetched_at is None else fetched_at * 1000
+        self._state = SimpleNamespace(highwater=highwater, position=50, timestamp=timestamp)
+
+    def _ensure_consumer(self) -> Any:
+        client = Mock()
+        client._fetcher._subscriptions.subscription.assignment.state_value.return_value = self._state
+        return client
+
+
+class _WatchedConsumer(FakeConsumer):
+    def __init__(self, thread: _WatchedThread) -> None:
+        super().__init__({})
+        self._thread = thread
+
+    def assignment(self) -> set[TP]:
+        return {_TP}
+
+    async def sleep(self, n: Any, *, loop: Any = None) -> None:
+        """Return at once."""
+
+
+@pytest.mark.parametrize(
+    ("highwater", "fetched_at", "last_event_at", "line"),
+    [
+        (100, _NOW, _NOW, "Has not committed"),
+        (100, _NOW, _NOW - 600, "Stream"),
+        (100, _NOW, None, "Stream"),
+        (None, _NOW, None, "Highwater"),
+        (None, None, None, "request"),
+    ],
+    ids=["no commit of Faust", "a quiet partition", "no event yet", "assigned just now", "not fetched yet"],
+)
+async def test_faust_does_not_report_a_healthy_partition_as_stuck(
+    monkeypatch: pytest.MonkeyPatch,
+    highwater: int | None,
+    fetched_at: float | None,
+    last_event_at: float | None,
+    line: str,
+) -> None:
+    monkeypatch.setattr(consumer, "monotonic", lambda: _NOW)
+    thread = _WatchedThread(highwater=highwater, fetched_at=fetched_at, last_event_at=last_event_at)
+    watched = _WatchedConsumer(thread)
+    # Faust's own consumer would log it.
+    driver.Consumer.verify_event_path(watched, _NOW, _TP)
+    assert line.lower() in thread.log.error.call_args.args[0].lower()
+    thread.log.reset_mock()
+    await watched.verify_all_partitions_active()
+    assert thread.log.error.call_args_list == []
