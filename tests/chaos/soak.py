@@ -53,7 +53,7 @@ _SEED: Final = 1
 _BEHAVIOUR: Final = GatewayBehaviour(failure_mix=DEMO_BEHAVIOUR.failure_mix, unhealthy=(), unknown_codes=0.0)
 # With fewer started messages the run did not have the traffic that it claims.
 _MIN_STARTED_SHARE: Final = 0.9
-# Scenarios from which the number of webhooks of a message is estimated. It varies by less than 2 %.
+# Scenarios from which the number of webhooks of a message is estimated: 4.46, and 4.51 over the first 17,204.
 _ESTIMATED_FROM: Final = 2000
 _STOP_S: Final = 180.0
 
@@ -255,7 +255,7 @@ def measure(data: Path, key: str, repeats: int) -> dict[str, float]:
     """Return the milliseconds of each query on the idle machine."""
     # The first run reads files that may have left the page cache.
     time_queries(data, key, repeats=1, budget_s=0)
-    return time_queries(data, key, repeats=repeats, budget_s=1)
+    return time_queries(data, key, repeats=repeats, budget_s=5)
 
 
 def run(options: argparse.Namespace, folder: Path) -> int:
@@ -312,7 +312,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=55, help="duration of the steady traffic")
     parser.add_argument("--rate", type=float, default=200, help="webhooks a second")
     parser.add_argument("--workers", type=int, default=1, help="stream workers")
-    parser.add_argument("--repeats", type=int, default=7, help="repetitions of each query on the idle machine")
+    parser.add_argument("--repeats", type=int, default=7, help="most repetitions of each query afterwards")
     parser.add_argument("--keep", type=Path, help="folder of all files, which is kept; otherwise only the log is")
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="smspulse-soak-"))
