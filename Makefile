@@ -1,7 +1,7 @@
 # `make` lists the targets. ARGS reaches the command: make run ARGS="--for 60"
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-pythons lint chaos chaos-landers outage fuzz fuzz-records flood docs bench bench-streams \
-	bench-ingest bench-warehouse bench-alerts bench-checks lock clean
+.PHONY: help setup run test test-pythons lint chaos chaos-landers outage soak fuzz fuzz-records flood docs bench \
+	bench-streams bench-ingest bench-warehouse bench-alerts bench-checks lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -45,6 +45,9 @@ outage: setup ## take Kafka away from ingest for ten minutes; ARGS="--seconds 60
 
 chaos-landers: setup ## kill one of two landers a thousand times; ARGS="--kills 50 --concurrent"
 	@$(BIN)/python tests/chaos/landers.py $(ARGS)
+
+soak: setup ## run all under steady traffic, and measure files, memory, log and queries; ARGS="--minutes 30 --rate 500"
+	@$(BIN)/python tests/chaos/soak.py $(ARGS)
 
 fuzz: setup ## send ingest a million requests that no gateway sends, then run fuzz-records; ARGS="--requests 10000"
 	@$(BIN)/python tests/chaos/fuzz.py $(ARGS)

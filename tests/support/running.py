@@ -41,6 +41,18 @@ def program(name: str) -> str:
     return found
 
 
+def running_children(parent: int) -> dict[int, str]:
+    """Return the command lines of the running children of a process, by process id."""
+    children: dict[int, str] = {}
+    for task in Path(f"/proc/{parent}/task").glob("*/children"):
+        # A process may end between two of these reads.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for pid in task.read_text().split():
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    children[int(pid)] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return children
+
+
 _ASK_AGAIN_S = 5
 """Time after which a query runs again without a changed file, because it may depend on the time."""
 
@@ -83,18 +95,9 @@ class Pipeline:
     def find(self, command: str, worker: int | None = None) -> int | None:
         """Return the process id of a child by its command and worker number; None while it restarts."""
         marks = [f"-m smspulse {command} "] + ([] if worker is None else [f" --worker {worker} "])
-        found = [pid for pid, line in self._children().items() if all(mark in line for mark in marks)]
+        found = [pid for pid, line in running_children(self.process.pid).items() if all(mark in line for mark in marks)]
         assert len(found) <= 1, found
         return found[0] if found else None
-
-    def _children(self) -> dict[int, str]:
-        """Return the command lines of its running children, by process id."""
-        children: dict[int, str] = {}
-        for task in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
-            for pid in task.read_text().split():
-                with suppress(FileNotFoundError, ProcessLookupError):
-                    children[int(pid)] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        return children
 
     def pid(self, command: str, worker: int | None = None) -> int:
         """Return the process id of a running child."""
