@@ -7,8 +7,9 @@
 The simulator starts messages by the clock, so a slow pipeline does not slow down the traffic. Its gateway has the usual
 errors but no sick phone and no undocumented status, so a healthy pipeline raises no alert and fails no check. Each
 minute prints a row for each process and each query. Afterwards, the traffic stops, everything lands, and all results
-are compared with the ground truth. Queries are measured on the idle machine, in the state that the run left, and again
-after `smspulse rebuild` and `smspulse compact`.
+are compared with the ground truth. Queries are measured on the idle machine, on copies of the files that were taken
+under traffic at different times after the last merge of recent files. The slowest copy of each query counts. Then they
+are measured again after `smspulse rebuild` and `smspulse compact` of the last copy.
 
 The maintenance of `smspulse up` keeps its interval of an hour. A run of the default length ends before it, so it shows
 the state that an hour without maintenance leaves. A run of more than an hour includes it. In a run of just an hour it
@@ -39,7 +40,7 @@ sys.path.append(str(Path(__file__).parents[1] / "support"))
 from judge import Findings, judge
 from running import Pipeline, start
 from soak_figures import Sample, SoakRun, compute_figures, max_gap_s, max_live_files
-from soak_readings import CheckRuns, disk_use_mb, lines_after_ready, take_sample, time_queries
+from soak_readings import CheckRuns, copy_warehouse, disk_use_mb, lines_after_ready, take_sample, time_queries
 
 from smspulse.processes.children import die_with_parent, find_free_port
 from smspulse.runtime.status import collect_pipeline_status
@@ -56,6 +57,9 @@ _MIN_STARTED_SHARE: Final = 0.9
 # Scenarios from which the number of webhooks of a message is estimated: 4.46, and 4.51 over the first 17,204.
 _ESTIMATED_FROM: Final = 2000
 _STOP_S: Final = 180.0
+# Copies are taken so many seconds apart: together they last as long as the time between two merges of recent files.
+_COPIES: Final = 4
+_COPY_S: Final = 5.0
 
 
 class SoakError(Exception):
@@ -239,6 +243,9 @@ def soak(pipeline: Pipeline, options: argparse.Namespace, folder: Path) -> tuple
     key = pipeline.wait_for("SELECT message_key FROM messages LIMIT 1")[0].message_key
     watch = Watch(pipeline, traffic, key, folder)
     watch.run(options.minutes * 60)
+    for number in range(_COPIES):
+        copy_warehouse(pipeline.data, folder / f"copy-{number}")
+        time.sleep(_COPY_S)
     log_lines = lines_after_ready(pipeline.log)
     totals = traffic.stop()
     seconds = (totals["finished_at"] - totals["started_at"]) / 1000
@@ -266,10 +273,12 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         watch, found, log_lines = soak(pipeline, options, folder)
     finally:
         pipeline.stop()
-    key = watch.key
-    running_ms = measure(pipeline.data, key, options.repeats)
+    copies = [folder / f"copy-{number}" for number in range(_COPIES)]
+    measured = [measure(copy, watch.key, options.repeats) for copy in copies]
+    running_ms = {name: max(times[name] for times in measured) for name in measured[0]}
     differences = maintain(pipeline.data)
-    maintained_ms = measure(pipeline.data, key, options.repeats)
+    maintain(copies[-1])
+    maintained_ms = measure(copies[-1], watch.key, options.repeats)
     counts = {"lost": found.lost.total(), "twice": found.twice.total(), "wrong": found.wrong.total() + differences}
     readings = SoakRun(
         options.minutes * 60, watch.samples, log_lines, watch.checks.failed, running_ms, maintained_ms, **counts
@@ -328,7 +337,8 @@ def main() -> int:
     if code:
         print(f"kept for inspection: {folder}", file=sys.stderr)
     elif not options.keep:
-        shutil.rmtree(folder / "data")
+        for name in ("data", *(f"copy-{number}" for number in range(_COPIES))):
+            shutil.rmtree(folder / name)
     return code
 
 

@@ -7,6 +7,7 @@ is repeated only while it is fast.
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from running import running_children
 from soak_figures import ProcessReading, Sample
 
 from smspulse.processes.children import die_with_parent
+from warehouse.catalog import publish_views
+from warehouse.datasets import DATASET_NAMES
+from warehouse.maintenance.atomic_replace import lock_maintenance
 from warehouse.reader import query
 
 QUERIES: Final = {
@@ -98,6 +102,16 @@ def count_live_files(data: Path) -> dict[str, int]:
             continue
         files[folder.parent.relative_to(data).as_posix()] += sum(name.endswith(".parquet") for name in names)
     return dict(files)
+
+
+def copy_warehouse(data: Path, target: Path) -> None:
+    """Copy the datasets of a running pipeline as hard links, since files are never changed; publish the views."""
+    folders = {name.partition("/")[0] for name in DATASET_NAMES}
+    # So that no file is replaced meanwhile.
+    with lock_maintenance(data):
+        for name in sorted(folders):
+            shutil.copytree(data / name, target / name, copy_function=os.link)
+    publish_views(target)
 
 
 def disk_use_mb(folder: Path) -> float:
