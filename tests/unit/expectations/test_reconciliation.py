@@ -76,7 +76,7 @@ class Found(NamedTuple):
 
 def found(data: Path, check: str, at: datetime = END, kafka: KafkaContents | None = None) -> Found:
     """Return the count of a check, and the records that it names."""
-    measures = measure_reconciliation(data, CheckSettings(), at, kafka=kafka)
+    measures = measure_reconciliation(data, CheckSettings(), at, read_kafka=lambda: kafka)
     assert {each.name for each in build_checks(CheckSettings()) if each.suite == "reconciliation"} < set(measures)
     rows = measures[f"{check}_rows"].dropna()
     return Found(float(measures[check].sum()), [row for scope in rows for row in scope])
