@@ -320,8 +320,8 @@ def test_files_that_land_between_the_reads_of_a_check_are_no_fault(
     for module in ("warehouse.reader", "expectations.measurement"):
         monkeypatch.setattr(f"{module}.retry_after_merge", read_then_land)
     report = run_checks(data, CheckSettings(), BEFORE_THE_LAST_FILES, clock=landing.clock)
-    assert landing.landed >= 9
     assert failed(report) == {}
+    assert landing.landed >= 8
 
 
 def test_maintenance_causes_and_hides_no_fault(data: Path) -> None:
