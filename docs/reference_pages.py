@@ -151,6 +151,11 @@ def _format_views() -> Iterator[str]:
                 ),
                 **dict(connection.execute("SELECT function_name, comment FROM duckdb_functions()").fetchall()),
             }
+            yield (
+                "Each reference to a view lists the files for itself. While webhooks land, two views in one statement "
+                "can so be of different moments; see [several views in one statement]"
+                "(reading.md#several-views-in-one-statement).\n"
+            )
             for name in (*VIEWS, *MACROS):
                 yield from (f"## {name}", comments[name].replace("\n", "\n\n") + "\n")
                 rows = connection.execute(_COLUMNS_SQL, [name]).fetchall()

@@ -1,6 +1,6 @@
 """Measurement of the suites: DuckDB reads all landed data, and returns small frames of measures."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
@@ -14,22 +14,29 @@ from expectations.quality_check import MAX_NAMED, CheckResult, QualityCheck
 from expectations.settings import CheckSettings
 from gateway.statuses import StatusCode
 from warehouse.lifecycle_sql import create_message_summary_table, create_reported_state_view, create_statuses_table
+from warehouse.partition_log import PartitionLog
 from warehouse.reader import QueryParameters, fetch_rows, retry_after_merge
-from warehouse.watermark import read_base_watermark
+from warehouse.watermark import read_base_watermark, watermark_offset_sql
 
 # Earlier than every record.
 _BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
+# The views of landed rows, and their datasets.
+_DATASET_BY_VIEW: Final = {"deadletter_files": "deadletters", "version_files": "messages", "raw_files": "raw"}
 
 
 @dataclass(frozen=True, slots=True)
 class MeasurementSession:
     """A connection on which the SQL of the measures can run.
 
+    All measures are of one snapshot: the records that had landed when `create_views` looked. A lander may write, and
+    maintenance may merge files, while the suites are measured.
+
     Args:
         connection: The warehouse.
         data: The data folder.
         settings: The thresholds.
-        now: Reference of freshness.
+        now: The time before the first read. Ages are measured up to it.
+        clock: Returns the present. It is read after the rows, so none of them is ahead of it unless a clock is wrong.
         since: Leave out files of earlier dates, and messages first seen earlier; None: leave out none.
         statuses: Meaning of each status id in the stream.
         checks: The checks of all suites.
@@ -39,6 +46,7 @@ class MeasurementSession:
     data: Path
     settings: CheckSettings
     now: datetime
+    clock: Callable[[], datetime]
     since: datetime | None
     statuses: Mapping[int, StatusCode]
     checks: Sequence[QualityCheck]
@@ -54,12 +62,11 @@ class MeasurementSession:
             is_part=self.since is not None,
             recent=recent,
             waiting=timedelta(seconds=self.settings.max_waiting_s),
+            ahead=timedelta(seconds=self.settings.max_ahead_s),
             min_expected=self.settings.min_expected,
             statuses=sorted(self.statuses),
         )
-        for name, dataset in (("raw", "raw"), ("version", "messages"), ("deadletter", "deadletters")):
-            rows = f"dataset_files('{dataset}') WHERE date >= getvariable('since_day')"
-            self._run(f"CREATE TEMP VIEW {name}_files AS FROM {rows}")
+        self._create_snapshot()
         self._run(f"CREATE TEMP MACRO landed_ranges(relation) AS TABLE {read_resource('tables', 'landed_ranges.sql')}")
         # The other tables and measures compare the log with the views up to these times.
         self._create_table("reached")
@@ -69,6 +76,27 @@ class MeasurementSession:
         counted = max(begun, recent + timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
         self._set_variables(covered=begun, logged=landed["logged"] or _BEGINNING, counted=counted)
         return landed["webhooks"], landed["versions"]
+
+    def _create_snapshot(self) -> None:
+        """Limit the views of landed rows, and all published views, to the offsets that have landed by now.
+
+        Offsets of a log land in order. So its rows up to an offset are the same in each later read, whatever lands and
+        whichever files are merged meanwhile.
+        """
+        self._create_table("landed_offsets")
+        next_offsets: dict[str, dict[str, int]] = {dataset: {} for dataset in _DATASET_BY_VIEW.values()}
+        for row in self._run("FROM landed_offsets"):
+            log = PartitionLog(row["dataset"], row["partition"], row["incarnation"])
+            next_offsets[row["dataset"]][log.file_label] = row["next"]
+        has_landed = {name: f'"offset" < {watermark_offset_sql(offsets)}' for name, offsets in next_offsets.items()}
+        for view, dataset in _DATASET_BY_VIEW.items():
+            rows = f"dataset_files('{dataset}') WHERE date >= getvariable('since_day') AND {has_landed[dataset]}"
+            self._run(f"CREATE TEMP VIEW {view} AS FROM {rows}")
+        # The published views read the log of messages through this macro, and find the temporary one first.
+        (catalog,) = self._run("SELECT current_database() AS name")
+        parameters = 'filename, date, "partition", incarnation, "offset"'
+        published = f"{catalog['name']}.is_unmerged({parameters})"
+        self._run(f"CREATE TEMP MACRO is_unmerged({parameters}) AS {published} AND {has_landed['messages']}")
 
     def _run(self, sql: str) -> list[dict[str, Any]]:
         return fetch_rows(self.connection, sql)
@@ -97,6 +125,8 @@ class MeasurementSession:
             create_reported_state_view(self.connection)
             self._create_table("shown")
             self._create_table("recomputed")
+        # Base files that are published meanwhile have later rows than the snapshot. They are in the tables by now.
+        self._set_variables(read_at=self.clock())
 
     def _checks_of_rows(self, suite: str) -> list[QualityCheck]:
         return [check for check in self.checks if check.suite == suite and check.wrong]
@@ -110,11 +140,7 @@ class MeasurementSession:
         if suite in RELATION_BY_DATASET:
             queries += [read_resource("measures", "files.sql").replace("{dataset}", suite), self._wrong_sql(suite)]
         sql = "\nUNION ALL BY NAME\n".join(f"FROM ({query})" for query in queries)
-        measures = fetch_frame(self.connection, sql)
-        if suite == "delivery" and measures[["delivery_adds_up", "delivery_from_raw"]].any(axis=None):
-            # Data that landed between the reads of two views looks like a difference. A second read does not have it.
-            measures = fetch_frame(self.connection, sql)
-        return measures
+        return fetch_frame(self.connection, sql)
 
     def _wrong_sql(self, suite: str) -> str:
         relation = "latest" if suite == "messages" else RELATION_BY_DATASET[suite][0]

@@ -1,7 +1,7 @@
 """The suite `reconciliation`: each webhook answered 2xx is landed, in Kafka or spooled. Each end is written once."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -171,11 +171,18 @@ def measure_reconciliation(
     settings: CheckSettings,
     now: datetime,
     since: datetime | None = None,
-    kafka: KafkaContents | None = None,
+    read_kafka: Callable[[], KafkaContents | None] = lambda: None,
 ) -> pd.DataFrame:
     """Compare the receipts of ingest with the landed webhooks, from `since` on, or of the recent hours.
 
-    Without `kafka`, webhooks that are only in Kafka count as missing, and outcomes are not compared.
+    Without contents of Kafka, webhooks that are only there count as missing, and outcomes are not compared.
+
+    Args:
+        data: The data folder.
+        settings: The thresholds.
+        now: The time before the first read. Younger webhooks may be in transit.
+        since: Start of the period.
+        read_kafka: Returns the contents of Kafka, or None if it cannot be read.
 
     Raises:
         SpoolError: The spool cannot be read.
@@ -183,8 +190,9 @@ def measure_reconciliation(
     """
     since = (since or now - timedelta(hours=settings.recent_h)).replace(minute=0, second=0, microsecond=0)
     since = max(since, earliest_complete_time(data.resolve()))
+    # In the order in which a webhook moves: spool, Kafka, warehouse. One that moves meanwhile is seen at least once.
     spooled = pa.array([bytes.fromhex(each.replace("-", "")) for each in read_spooled_ids(data)], _ID)
-    contents = kafka or KafkaContents(now)
+    contents = read_kafka() or KafkaContents(now)
     moments = {"since": since, "until": now - timedelta(seconds=settings.max_waiting_s)}
     with open_warehouse(data) as connection:
         moments["outcomes_since"] = _outcomes_complete_since(connection, data, contents.since)

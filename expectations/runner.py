@@ -2,9 +2,10 @@
 
 import os
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,11 +28,20 @@ from warehouse.reader import open_warehouse
 LANDED_SUITES: Final = SUITE_NAMES[:-1]
 
 
+def _read_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+def _same_time(time: datetime) -> datetime:
+    return time
+
+
 def run_checks(
     data: Path,
     settings: CheckSettings,
     now: datetime | None = None,
     *,
+    clock: Callable[[], datetime] | None = None,
     suites: Collection[str] = LANDED_SUITES,
     since: datetime | None = None,
     statuses: Mapping[int, StatusCode] = STATUSES,
@@ -43,6 +53,7 @@ def run_checks(
         data: The data folder.
         settings: The thresholds.
         now: Reference of freshness, with a time zone; the present by default.
+        clock: Returns the present, with a time zone. By default, it stands still at `now` if that is given.
         suites: The suites to run.
         since: Leave out files of earlier dates, and messages first seen earlier.
         statuses: Meaning of each status id in the stream.
@@ -56,7 +67,9 @@ def run_checks(
     """
     if find_spec("great_expectations") is None:
         raise MissingExtraError
-    now = now or datetime.now(UTC)
+    if clock is None:
+        clock = _read_clock if now is None else partial(_same_time, now)
+    now = now or clock()
     # Read on import: a check must not connect to anybody.
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     try:
@@ -71,7 +84,7 @@ def run_checks(
             connection.execute("SET temp_directory = ?", [scratch])
             connection.execute("SET memory_limit = ?", [settings.memory])
             checks = build_checks(settings, statuses)
-            session = MeasurementSession(connection, data.resolve(), settings, now, since, statuses, checks)
+            session = MeasurementSession(connection, data.resolve(), settings, now, clock, since, statuses, checks)
             webhooks, versions = session.create_views()
             if not webhooks and not versions:
                 note = f"{data} has nothing since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if since else (

@@ -9,6 +9,8 @@ table = warehouse.query(".smspulse", "FROM status_events", arrow=True)
 import os
 import re
 import stat
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir, mkdtemp
@@ -34,6 +36,9 @@ _T = TypeVar("_T")
 LOCAL_FILE_SETTINGS: Final = "SET read_ahead_depth = 0; SET disable_parquet_prefetching = true"
 """SQL for files of this machine. DuckDB reads ahead to hide the latency of a network. On local files, reading ahead
 takes a tenth of a query's time."""
+# Seconds that connections share an instance of DuckDB. It caches the footers of files, also of those that are gone.
+_INSTANCE_LIFETIME_S: Final = 120
+_attaching: Final = threading.Lock()
 # There are seconds at least between two merges.
 _MAX_READ_ATTEMPTS: Final = 5
 
@@ -67,7 +72,8 @@ def open_warehouse(
     """Open the views of a data folder, or of s3://bucket/prefix. Close the connection after use.
 
     The views read the given folder, also if it was copied or moved since they were published. An open connection sees
-    new data.
+    new data, but not views that are published later. To read again and again, open a new connection before the earlier
+    one is closed: it has the newest views, and shares cached footers with the earlier one.
 
     Args:
         data: The data folder.
@@ -99,10 +105,8 @@ def _open_folder_views(folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConn
     path = folder / CATALOG_FILE
     if not path.is_file():
         raise NoWarehouseError(folder)
-    connection = _open_catalog_file(path, is_private=is_private)
+    connection = _open_catalog_file(path, folder, is_private=is_private)
     if read_published_folder(connection) == str(folder):
-        if is_private:
-            _set_spill_folder(connection, folder)
         return connection
     connection.close()
     # The views name files by absolute path, in the folder from which this one was copied or moved. The new catalog is
@@ -113,19 +117,27 @@ def _open_folder_views(folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConn
             write_catalog_file(path, create_folder_statements(folder), str(folder), earlier=earlier)
         except OSError as error:
             raise StaleViewsError(folder) from error
-        connection = _open_catalog_file(path, is_private=is_private)
-    _set_spill_folder(connection, folder)
-    return connection
+        return _open_catalog_file(path, folder, is_private=is_private)
 
 
-def _open_catalog_file(path: Path, *, is_private: bool) -> duckdb.DuckDBPyConnection:
+def _open_catalog_file(path: Path, folder: Path, *, is_private: bool) -> duckdb.DuckDBPyConnection:
     """Open a catalog, if private in a DuckDB instance of its own: its settings do not affect other connections."""
-    if not is_private:
-        return duckdb.connect(path, read_only=True)
-    connection = duckdb.connect()
-    connection.execute(f"ATTACH {quote_sql_text(str(path))} AS smspulse (READ_ONLY)")
+    # DuckDB has one instance for each path of a file while any connection is open. That would be the one of a catalog
+    # that was replaced, so the catalog is attached to an instance in memory.
+    connection = duckdb.connect(":memory:" if is_private else _name_instance(path))
+    with _attaching:
+        if not connection.execute("FROM duckdb_databases() WHERE database_name = 'smspulse'").fetchall():
+            _set_spill_folder(connection, folder)
+            connection.execute(f"ATTACH {quote_sql_text(str(path))} AS smspulse (READ_ONLY)")
     connection.execute("USE smspulse")
     return connection
+
+
+def _name_instance(path: Path) -> str:
+    """Return a name of an instance in memory. A catalog that is published later gets another one."""
+    found = path.stat()
+    period = int(time.monotonic() / _INSTANCE_LIFETIME_S)
+    return f":memory:smspulse-{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}-{period}"
 
 
 def _set_spill_folder(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:

@@ -11,7 +11,7 @@ INNER JOIN reached USING ("partition")
 LEFT JOIN (SELECT DISTINCT origin_topic, origin_partition, origin_offset, ingest_id FROM deadletter_files) AS letters
     ON origin_topic = topic AND origin_partition = "partition" AND origin_offset = "offset"
     AND letters.ingest_id IS NOT DISTINCT FROM raw_files.ingest_id
-WHERE kind = 'unreadable' AND received_at < until - getvariable('waiting')
+WHERE kind = 'unreadable' AND received_at < settled_until - getvariable('waiting')
     -- The stream may have read a record that made the lander fail. Its dead letters are those that made itself fail.
     AND reason IS DISTINCT FROM 'processing_failed'
 GROUP BY scope

@@ -12,7 +12,6 @@ counted AS (
         sum(attempted) AS attempted, sum(ended) AS ended, sum(delivered) AS delivered
     FROM (
         SELECT source, 1, (is_ended IS TRUE)::INTEGER, (outcome = 'delivered')::INTEGER
-        -- Not from the table that was read before: more messages may have landed since.
         FROM messages
         WHERE outcome <> 'incoming'
         UNION ALL

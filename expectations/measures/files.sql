@@ -2,7 +2,7 @@
 -- its dataset. Key: scope. Units: counts of offsets and of columns, 0 where all is well. Freshness: of the moment.
 -- {dataset} is filled in. A landed file has its first offset in its name, a merged one in its footer; both have
 -- the next offset in their footer. The seed has the columns that this version of smspulse writes.
-WITH footers AS (
+WITH footers AS MATERIALIZED (
     SELECT
         regexp_extract(
             file_name, 'date=([-0-9]+)/([^/+]+)[+]([0-9]+)(@[^/+]+)?[+]([0-9]+)(-[0-9a-z]+)?[.]parquet$',
@@ -19,12 +19,18 @@ chain AS (
     SELECT
         name.topic || ' partition ' || name."partition" || name.incarnation AS scope,
         coalesce(start, name.start::BIGINT) AS first,
-        lag(next) OVER (PARTITION BY scope ORDER BY first, next) AS expected
+        lag(footers.next) OVER (PARTITION BY scope ORDER BY first, footers.next) AS expected
     FROM footers
+    LEFT JOIN landed_offsets
+        ON dataset = '{dataset}' AND landed_offsets."partition" = name."partition"::BIGINT
+        AND landed_offsets.incarnation = ltrim(name.incarnation, '@')
     WHERE name.start <> '' AND name.day >= getvariable('since_day')::VARCHAR
+        -- While the folders of dates are listed, files may land in a later one, and before them one in an earlier one.
+        AND coalesce(first < landed_offsets.next, true)
 ),
 
-shapes AS (
+-- Once: between two reads, a file could land that only the second has.
+shapes AS MATERIALIZED (
     SELECT
         regexp_extract(file_name, 'date=[^/]+/[^/]+$') AS file,
         name || ' ' || type || ' ' || CASE

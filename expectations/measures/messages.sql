@@ -110,6 +110,15 @@ GROUP BY source, hour
 UNION ALL BY NAME
 SELECT
     source AS scope,
+    count(*) AS messages_not_ahead,
+    min(source || ':' || sms_id, 5) AS messages_not_ahead_rows
+FROM latest
+WHERE last_seen_at > getvariable('read_at') + getvariable('ahead')
+GROUP BY source
+
+UNION ALL BY NAME
+SELECT
+    source AS scope,
     avg(contradicted::INTEGER) AS messages_contradiction_share
 FROM latest
 WHERE first_seen_at > getvariable('recent')

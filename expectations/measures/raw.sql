@@ -49,7 +49,8 @@ GROUP BY later.topic, later.began_at
 UNION ALL BY NAME
 SELECT 'partition ' || "partition" AS scope, 1 AS raw_partitions_there
 FROM reached
-WHERE until > getvariable('covered') AND "partition" NOT IN (SELECT "partition" FROM files)
+WHERE until > getvariable('covered') AND began_at < getvariable('now') - getvariable('waiting')
+    AND "partition" NOT IN (SELECT "partition" FROM files)
 
 UNION ALL BY NAME
 SELECT 'raw' AS scope, coalesce(sum(copies - 1), 0) AS raw_ingest_ids_unique
@@ -65,8 +66,8 @@ FROM (
 UNION ALL BY NAME
 SELECT
     'raw' AS scope,
-    greatest(epoch(max(received_at)) - epoch(getvariable('now')), 0) AS raw_clock_not_ahead,
-    epoch(getvariable('now')) - epoch(max(received_at)) AS raw_fresh
+    greatest(epoch(max(received_at)) - epoch(getvariable('read_at')), 0) AS raw_clock_not_ahead,
+    greatest(epoch(getvariable('now')) - epoch(max(received_at)), 0) AS raw_fresh
 FROM raw_files
 
 UNION ALL BY NAME

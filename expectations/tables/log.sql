@@ -3,7 +3,7 @@
 SELECT
     source, sms_id, status_id, device_id, channel_id, sent_at, address AS recipient,
     coalesce(received_at, recorded_at) AS reported_at,
-    coalesce(reported_at < until - getvariable('waiting'), false) AS is_settled
+    coalesce(reported_at < settled_until - getvariable('waiting'), false) AS is_settled
 FROM raw_files
 LEFT JOIN reached USING ("partition")
 WHERE kind = 'status' AND source IS NOT NULL AND reported_at >= getvariable('counted')

@@ -74,14 +74,17 @@ def check_command(
     from expectations.settings import CheckSettings
     from warehouse.status_codes import load_known_statuses
 
-    # One time for all measures, so that Kafka, receipts and warehouse are compared at the same moment.
+    # One time before all reads: what is younger may be in transit between receipts, Kafka and warehouse.
     suites, settings, now = suites or SUITE_NAMES, CheckSettings(), datetime.now(UTC)
     further: dict[str, pd.DataFrame] = {}
     note = ""
     if "reconciliation" in suites:
         further, note = _measure_reconciliation(data, broker, settings, now, since)
     statuses = load_known_statuses(data)
-    report = run_checks(data, settings, now, suites=suites, since=since, statuses=statuses, further=further)
+    report = run_checks(
+        data, settings, now, clock=lambda: datetime.now(UTC), suites=suites, since=since, statuses=statuses,
+        further=further,
+    )  # fmt: skip
     report = replace(report, note=report.note + note)
     # Only full runs are kept, because those of a part of the data do not compare.
     if report.rows and since is None:
@@ -111,23 +114,29 @@ def _measure_reconciliation(
     """Return the measures of the reconciliation, and a note about what is missing."""
     from confluent_kafka import KafkaException
 
-    from expectations.reconciliation import measure_reconciliation, read_kafka_contents
+    from expectations.reconciliation import KafkaContents, measure_reconciliation, read_kafka_contents
     from ingest.errors import SpoolError
     from smspulse.broker.errors import KafkaAccessError
     from smspulse.broker.locate import find_kafka_settings
 
-    found, note = None, ""
+    notes: list[str] = []
     hidden = "; the suite reconciliation was left out: this user may not read what ingest answered (accepted and spool)"
+
+    def read_kafka() -> KafkaContents | None:
+        try:
+            return read_kafka_contents(find_kafka_settings(data, broker), data, now, since)
+        except (KafkaAccessError, KafkaException) as error:
+            reason = error.args[0].str() if isinstance(error, KafkaException) else error
+            notes.append(f"; Kafka was not read: {reason}")
+            return None
+
     try:
-        found = read_kafka_contents(find_kafka_settings(data, broker), data, now, since)
-    except (KafkaAccessError, KafkaException) as error:
-        note = f"; Kafka was not read: {error.args[0].str() if isinstance(error, KafkaException) else error}"
-    try:
-        return {"reconciliation": measure_reconciliation(data, settings, now, since, found)}, note
+        measures = measure_reconciliation(data, settings, now, since, read_kafka)
     except (SpoolError, PermissionError) as error:
         if not isinstance(error.__cause__ or error, PermissionError):
             raise
-        return {}, note + hidden
+        return {}, "".join([*notes, hidden])
+    return {"reconciliation": measures}, "".join(notes)
 
 
 @check_command.command()

@@ -128,5 +128,8 @@ def page_command(
 
     end_process_if_a_thread_fails()
     raise_file_limit()
-    numbers = PageSnapshot(data, lambda: collect_pipeline_status(data, broker, ingest_port, ingest_host))
-    run_page(data, numbers, PageSettings(host=host, port=port), on_ready)
+    settings = PageSettings(host=host, port=port)
+    numbers = PageSnapshot(
+        data, lambda: collect_pipeline_status(data, broker, ingest_port, ingest_host), settings.memory
+    )
+    run_page(data, numbers, settings, on_ready)

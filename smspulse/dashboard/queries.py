@@ -11,15 +11,18 @@ import duckdb
 
 from gateway.statuses import STATUSES, StatusCode
 from smspulse.dashboard import metrics
+from smspulse.dashboard.settings import DEFAULT_MEMORY
 from warehouse.errors import NoWarehouseError
 from warehouse.reader import fetch_rows, open_warehouse
 from warehouse.status_codes import load_known_statuses
 from warehouse.views import load_view_sql
 
-# The columns that the views of the moment read. No personal data.
+# The columns that the views of the moment read, because memory is limited. No personal data.
 _CREATE_HELD_SQL: Final = """
     CREATE TEMP TABLE held AS
-    SELECT * EXCLUDE (recipient, observations)
+    SELECT
+        source, device_id, outcome, failure_class, last_status_id, is_ended, first_seen_at, last_seen_at, ended_at,
+        queue_s, device_s, network_s, total_s
     FROM messages
     WHERE
         outcome <> 'incoming'
@@ -60,10 +63,11 @@ class PageSnapshot:
     Args:
         data: The data folder.
         pipeline: Returns the state of the processes; see `smspulse.runtime.status.collect_pipeline_status`.
+        memory: Memory limit of DuckDB.
     """
 
-    def __init__(self, data: Path, pipeline: Callable[[], dict[str, Any]]) -> None:
-        self._data, self._pipeline = data, pipeline
+    def __init__(self, data: Path, pipeline: Callable[[], dict[str, Any]], memory: str = DEFAULT_MEMORY) -> None:
+        self._data, self._pipeline, self._memory = data, pipeline, memory
         self._lock = threading.Lock()
         self.statuses: Mapping[int, StatusCode] = STATUSES
         self._connection: duckdb.DuckDBPyConnection | None = None
@@ -80,7 +84,9 @@ class PageSnapshot:
         connection = None
         try:
             values |= self._pipeline()
+            # Before the earlier connection is closed, so that both share the cached footers of files.
             connection = open_warehouse(self._data)
+            connection.execute("SET memory_limit = ?", [self._memory])
             self.statuses = load_known_statuses(self._data)
             fetch_rows(connection, _CREATE_HELD_SQL)
             values |= {name: fetch_rows(connection, sql) for name, sql in _SNAPSHOT_QUERIES.items()}

@@ -1,10 +1,14 @@
 """Settings of the page."""
 
+from typing import Final
+
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from core.settings import EnvironmentSettings
 from ingest.settings import Networks
+
+DEFAULT_MEMORY: Final = "100MB"
 
 
 class PageSettings(EnvironmentSettings):
@@ -22,3 +26,5 @@ class PageSettings(EnvironmentSettings):
     """Networks of proxies whose `X-Forwarded-For` names the client; that of others is ignored."""
     refresh_s: float = Field(5, gt=0)
     """Minimum of seconds between two refreshes from the warehouse."""
+    memory: str = DEFAULT_MEMORY
+    """Memory limit of DuckDB. It writes the rest to a temporary folder. More makes a page of many messages faster."""

@@ -277,21 +277,51 @@ def test_data_that_lands_during_a_check_is_no_fault(data: Path, monkeypatch: pyt
     assert failed(run_checks(data, CheckSettings(), END, suites=("messages", "delivery"))) == {}
 
 
-def test_data_that_lands_between_the_reads_of_two_views_is_no_fault(
-    data: Path, monkeypatch: pytest.MonkeyPatch
+class LandsMeanwhile:
+    """Lands one more file before each read of a check. Its files are those of the last quarter of the last day."""
+
+    def __init__(self, data: Path, scratch: Path) -> None:
+        newest = [files for log in ("raw", "messages", "deadletters") for files in last_files(data, log)]
+        # In the order in which they landed: copies of files keep their times.
+        newest.sort(key=lambda path: path.stat().st_mtime_ns)
+        self._waiting = [(path.rename(scratch / path.name), path) for path in newest]
+        self.landed = 0
+
+    def __call__(self, read: Callable[[], Any]) -> Any:
+        if self.landed < len(self._waiting):
+            waiting, path = self._waiting[self.landed]
+            waiting.rename(path)
+            self.landed += 1
+        return retry_after_merge(read)
+
+    def clock(self) -> datetime:
+        return END if self.landed else BEFORE_THE_LAST_FILES
+
+
+BEFORE_THE_LAST_FILES = END - timedelta(hours=6)
+
+
+def last_files(data: Path, dataset: str) -> Iterator[Path]:
+    """Yield the newest file of each partition."""
+    yield from {path.name.split("+")[1]: path for path in files(data, dataset)}.values()
+
+
+@pytest.mark.parametrize("first_read", [1, 7])
+def test_files_that_land_between_the_reads_of_a_check_are_no_fault(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_read: int
 ) -> None:
-    landed: list[str] = []
+    landing = LandsMeanwhile(data, tmp_path)
+    reads: list[Callable[[], Any]] = []
 
-    def between(read: Callable[[], Any]) -> Any:
-        answer = retry_after_merge(read)
-        if "delivery_adds_up" in answer and not landed:
-            landed.append("delivery_adds_up")
-            answer["delivery_adds_up"] += 1
-        return answer
+    def read_then_land(read: Callable[[], Any]) -> Any:
+        reads.append(read)
+        return landing(read) if len(reads) >= first_read else retry_after_merge(read)
 
-    monkeypatch.setattr("expectations.measurement.retry_after_merge", between)
-    assert failed(run_checks(data, CheckSettings(), END, suites=("messages", "delivery"))) == {}
-    assert landed
+    for module in ("warehouse.reader", "expectations.measurement"):
+        monkeypatch.setattr(f"{module}.retry_after_merge", read_then_land)
+    report = run_checks(data, CheckSettings(), BEFORE_THE_LAST_FILES, clock=landing.clock)
+    assert failed(report) == {}
+    assert landing.landed >= 8
 
 
 def test_maintenance_causes_and_hides_no_fault(data: Path) -> None:

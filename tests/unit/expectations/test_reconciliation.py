@@ -1,6 +1,7 @@
 """Each webhook answered 2xx is landed or in the spool. All others are named."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,7 +77,7 @@ class Found(NamedTuple):
 
 def found(data: Path, check: str, at: datetime = END, kafka: KafkaContents | None = None) -> Found:
     """Return the count of a check, and the records that it names."""
-    measures = measure_reconciliation(data, CheckSettings(), at, kafka=kafka)
+    measures = measure_reconciliation(data, CheckSettings(), at, read_kafka=lambda: kafka)
     assert {each.name for each in build_checks(CheckSettings()) if each.suite == "reconciliation"} < set(measures)
     rows = measures[f"{check}_rows"].dropna()
     return Found(float(measures[check].sum()), [row for scope in rows for row in scope])
@@ -118,6 +119,26 @@ def in_kafka(waiting: Sequence[dict[str, Any]] = (), outcomes: Sequence[dict[str
     return KafkaContents(
         since, pa.Table.from_pylist(waiting, WAITING_SCHEMA), pa.Table.from_pylist(outcomes, OUTCOMES_SCHEMA)
     )
+
+
+def test_a_webhook_that_leaves_the_spool_while_kafka_is_read_is_not_missing(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy, ignore=shutil.ignore_patterns("spool"))
+    receipts = ReceiptLog(copy)
+    receipts.append_receipts([accepted("acme", LOST_AT, LOST)])
+    receipts.close()
+    spool = WebhookSpool(copy, IngestSettings())
+    spool.append([WebhookRecord(None, b"{}", [("ingest_id", LOST.encode())], LOST_AT)])
+    spool.close()
+
+    def read_before_it_is_forwarded() -> KafkaContents:
+        shutil.rmtree(copy / "spool")
+        return in_kafka()
+
+    at = datetime.fromtimestamp(LOST_AT / 1000 + 3600, UTC)
+    measures = measure_reconciliation(copy, CheckSettings(), at, read_kafka=read_before_it_is_forwarded)
+    assert measures["reconciliation_accepted_landed"].sum() == 0
+    assert not (copy / "spool").exists()
 
 
 def test_missing_wrong_and_repeated_outcomes_are_named(data: Path) -> None:

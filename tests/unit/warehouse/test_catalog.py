@@ -5,8 +5,12 @@ from typing import Any
 
 import duckdb
 import pytest
+from landing import land_records
+from warehouse_records import version
 
+from warehouse import reader
 from warehouse.catalog import CATALOG_FILE, create_folder_statements, write_catalog_file
+from warehouse.reader import open_warehouse
 from warehouse.views import create_view_statements
 
 # Publications of a month, with maintenance once an hour, are 720.
@@ -64,3 +68,36 @@ def test_a_catalog_that_cannot_be_used_is_not_copied(published: Path, tmp_path: 
     write_catalog_file(path, sql, str(published), earlier=earlier)
     write_catalog_file(new, sql, str(published))
     assert contents(path) == contents(new)
+
+
+def cached_bytes(connection: duckdb.DuckDBPyConnection) -> int:
+    """Return the memory of the cached footers in a connection's instance."""
+    sql = "SELECT memory_usage_bytes FROM duckdb_memory() WHERE tag = 'OBJECT_CACHE'"
+    return int(connection.execute(sql).fetchall()[0][0])
+
+
+def test_a_connection_has_the_newest_catalog_while_an_earlier_one_is_open(published: Path, tmp_path: Path) -> None:
+    with open_warehouse(published) as earlier:
+        path = tmp_path / "later.duckdb"
+        sql = [*create_folder_statements(published), "CREATE VIEW later AS SELECT 1 AS one"]
+        write_catalog_file(path, sql, str(published))
+        path.replace(published / CATALOG_FILE)
+        with open_warehouse(published) as connection:
+            assert connection.execute("FROM later").fetchall() == [(1,)]
+        with pytest.raises(duckdb.CatalogException):
+            earlier.execute("FROM later")
+
+
+def test_connections_share_cached_footers_for_a_limited_time(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.0
+    monkeypatch.setattr(reader.time, "monotonic", lambda: seconds)
+    for number in range(40):
+        land_records(published, number, [version(number, number)])
+    with open_warehouse(published) as first:
+        first.execute("FROM messages").fetchall()
+        filled = cached_bytes(first)
+        with open_warehouse(published) as second:
+            assert cached_bytes(second) == filled
+            seconds += reader._INSTANCE_LIFETIME_S
+            with open_warehouse(published) as third:
+                assert cached_bytes(third) < filled / 2
