@@ -186,6 +186,11 @@ class _RecentBaseUpdate:
         Args:
             recount: Merge all files, since their counts are of another version.
         """
+        # The stream writes no others. A base file has a day, and one row for each message.
+        self._connection.execute("""
+            CREATE TEMP MACRO is_complete(source, sms_id, first_seen_at) AS
+            source IS NOT NULL AND sms_id IS NOT NULL AND first_seen_at IS NOT NULL
+        """)
         self._create_table("live", "SELECT * FROM live_messages")
         merged = self._select_merged_files(recount=recount)
         self._connection.execute("SET VARIABLE merged_files = ?", [[str(path) for path in merged]])

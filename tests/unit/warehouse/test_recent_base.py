@@ -189,6 +189,18 @@ def test_a_merge_that_cannot_exchange_the_folder_changes_nothing(
     merge_and_compare(data)
 
 
+def test_versions_that_no_base_file_can_hold_stay(published: Path) -> None:
+    faulty = [version(0, 1, first_seen_at=None), version(0, 2, source=None), version(0, 3)]
+    land(published, 0, 0, *faulty)
+    merge_and_compare(published)
+    land(
+        published, 0, 3, *(version(0, number) for number in range(4, 12)), version(0, 1, version=2, first_seen_at=None)
+    )
+    merge_and_compare(published)
+    assert len(messages(published)) == 11
+    assert live_count(published) == 2
+
+
 def test_an_open_connection_sees_each_merge(published: Path) -> None:
     land(published, 0, 0, version(0, 1), version(0, 2))
     with open_warehouse(published) as connection:

@@ -9,6 +9,7 @@ SELECT
 FROM live
 ANTI JOIN outdated ON outdated.source = live.source AND outdated.sms_id = live.sms_id
 ANTI JOIN merged ON merged.source = live.source AND merged.sms_id = live.sms_id AND merged.version > live.weight
+WHERE is_complete(live.source, live.sms_id, live.first_seen_at)
 UNION ALL BY NAME
 SELECT merged.*
 FROM merged
