@@ -37,8 +37,11 @@ CATALOG_FILE: Final = "smspulse.duckdb"
 # DuckDB 1.2 can open this format. Older versions, and tools built on them, cannot open the default one of DuckDB 2.0.
 _STORAGE_VERSION: Final = "v1.2.0"
 
-# Statements that refer to the folder, or to what maintenance has written. All others are those of the release.
-_CHANGING_STATEMENT: Final = re.compile(rf"(CREATE|COMMENT ON) (MACRO|VIEW ({'|'.join(CHANGING_VIEWS)}) )")
+# Statements that refer to the folder, or to what maintenance has written, with the name of their view or macro. All
+# others are those of the release.
+_CHANGING_STATEMENT: Final = re.compile(
+    rf"(?:CREATE|COMMENT ON) (?:(?:MACRO TABLE|MACRO) (?P<macro>\w+)|VIEW (?P<view>{'|'.join(CHANGING_VIEWS)}) )"
+)
 
 
 def publish_views(data: Path) -> Path:
@@ -119,11 +122,22 @@ def write_catalog_file(
     Raises:
         OSError: It cannot be written.
     """
-    changing = [statement for statement in sql if _CHANGING_STATEMENT.match(statement)]
-    views = _fingerprint([statement for statement in sql if statement not in changing])
-    columns = f"'{_fingerprint(sql)}' AS fingerprint, '{views}' AS views, {quote_sql_text(folder)} AS folder"
+    views = _fingerprint([statement for statement in sql if not _CHANGING_STATEMENT.match(statement)])
+    changing = _group_changing_statements(sql)
+    hashes = {name: hash_statements(group)[:12] for name, group in changing.items()}
+    columns = (
+        f"'{_fingerprint(sql)}' AS fingerprint, '{views}' AS views, '{' '.join(hashes.values())}' AS changing, "
+        f"{quote_sql_text(folder)} AS folder"
+    )
     try:
-        has_views = _copy_catalog(earlier, path, views)
+        copied = _copy_catalog(earlier, path, views)
+        statements: list[str] = sql
+        described: Sequence[str] = VIEWS
+        if copied:
+            known = copied.get("changing", "").split()
+            changed = [name for name in changing if hashes[name] not in known]
+            statements = [statement for name in changed for statement in changing[name]]
+            described = [name for name in CHANGING_VIEWS if name in changed]
         with duckdb.connect() as connection:
             if file_system is not None:
                 connection.register_filesystem(file_system)
@@ -133,10 +147,10 @@ def write_catalog_file(
                 f"ATTACH {quote_sql_text(str(path))} AS published (STORAGE_VERSION '{_STORAGE_VERSION}')"
             )
             connection.execute("USE published")
-            for statement in changing if has_views else sql:
+            for statement in statements:
                 connection.execute(re.sub("^CREATE", "CREATE OR REPLACE", statement))
             # Before `meta`, whose columns are not for people.
-            _comment_columns(connection, CHANGING_VIEWS if has_views else VIEWS)
+            _comment_columns(connection, described)
             connection.execute(f"CREATE OR REPLACE VIEW meta AS SELECT {columns}")
             # A database that is in use cannot be detached.
             connection.execute("USE memory")
@@ -145,19 +159,31 @@ def write_catalog_file(
         raise OSError(" ".join(str(error).split())) from error
 
 
-def _copy_catalog(earlier: Path | None, path: Path, views: str) -> bool:
-    """Copy a catalog that has these views; return whether it has them."""
+def _group_changing_statements(sql: list[str]) -> dict[str, list[str]]:
+    """Return the statements that differ from folder to folder, by the name of the view or macro that they create."""
+    groups: dict[str, list[str]] = {}
+    for statement in sql:
+        if found := _CHANGING_STATEMENT.match(statement):
+            groups.setdefault(found["macro"] or found["view"], []).append(statement)
+    return groups
+
+
+def _copy_catalog(earlier: Path | None, path: Path, views: str) -> dict[str, str]:
+    """Copy a catalog that has these views, and return what it says about itself; nothing if it has not."""
     if earlier is None or not earlier.exists():
-        return False
+        return {}
     shutil.copyfile(earlier, path)
-    if _read_meta(path).get("views") == views:
-        return True
+    copied = _read_meta(path)
+    if copied.get("views") == views:
+        return copied
     path.unlink()
-    return False
+    return {}
 
 
 def _comment_columns(connection: duckdb.DuckDBPyConnection, views: Sequence[str]) -> None:
     """Give each column of these views its description, which DuckDB's and other tools show."""
+    if not views:
+        return
     columns = connection.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
     statements = [
         f'COMMENT ON COLUMN {view}."{column}" IS {quote_sql_text(describe_column(view, column))}'

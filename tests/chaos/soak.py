@@ -57,8 +57,7 @@ _MIN_STARTED_SHARE: Final = 0.9
 # Scenarios from which the number of webhooks of a message is estimated: 4.46, and 4.51 over the first 17,204.
 _ESTIMATED_FROM: Final = 2000
 _STOP_S: Final = 180.0
-# Copies are taken so many seconds apart: together they last as long as the time between two merges of recent files.
-_COPIES: Final = 4
+# Four copies, so many seconds apart, last as long as the time between two merges of recent files.
 _COPY_S: Final = 5.0
 
 
@@ -243,7 +242,7 @@ def soak(pipeline: Pipeline, options: argparse.Namespace, folder: Path) -> tuple
     key = pipeline.wait_for("SELECT message_key FROM messages LIMIT 1")[0].message_key
     watch = Watch(pipeline, traffic, key, folder)
     watch.run(options.minutes * 60)
-    for number in range(_COPIES):
+    for number in range(options.copies):
         copy_warehouse(pipeline.data, folder / f"copy-{number}")
         time.sleep(_COPY_S)
     log_lines = lines_after_ready(pipeline.log)
@@ -273,12 +272,14 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         watch, found, log_lines = soak(pipeline, options, folder)
     finally:
         pipeline.stop()
-    copies = [folder / f"copy-{number}" for number in range(_COPIES)]
+    copies = [folder / f"copy-{number}" for number in range(options.copies)]
     measured = [measure(copy, watch.key, options.repeats) for copy in copies]
-    running_ms = {name: max(times[name] for times in measured) for name in measured[0]}
-    differences = maintain(pipeline.data)
-    maintain(copies[-1])
-    maintained_ms = measure(copies[-1], watch.key, options.repeats)
+    running_ms = {name: max(times[name] for times in measured) for name in measured[0]} if copies else {}
+    differences = maintain(pipeline.data) if copies else 0
+    maintained_ms: dict[str, float] = {}
+    if copies:
+        maintain(copies[-1])
+        maintained_ms = measure(copies[-1], watch.key, options.repeats)
     counts = {"lost": found.lost.total(), "twice": found.twice.total(), "wrong": found.wrong.total() + differences}
     readings = SoakRun(
         options.minutes * 60, watch.samples, log_lines, watch.checks.failed, running_ms, maintained_ms, **counts
@@ -321,6 +322,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=55, help="duration of the steady traffic")
     parser.add_argument("--rate", type=float, default=200, help="webhooks a second")
     parser.add_argument("--workers", type=int, default=1, help="stream workers")
+    parser.add_argument("--copies", type=int, default=4, help="copies on which queries are measured; 0: no measurement")
     parser.add_argument("--repeats", type=int, default=7, help="most repetitions of each query afterwards")
     parser.add_argument("--keep", type=Path, help="folder of all files, which is kept; otherwise only the log is")
     options = parser.parse_args()
@@ -337,7 +339,7 @@ def main() -> int:
     if code:
         print(f"kept for inspection: {folder}", file=sys.stderr)
     elif not options.keep:
-        for name in ("data", *(f"copy-{number}" for number in range(_COPIES))):
+        for name in ("data", *(f"copy-{number}" for number in range(options.copies))):
             shutil.rmtree(folder / name)
     return code
 
