@@ -15,12 +15,14 @@ _log = logging.getLogger(__name__)
 
 # Landing comes first: a merge can wait.
 _NICENESS: Final = 10
+# So that a landing just before the end of the interval is not missed.
+_PAUSE_SHARE: Final = 0.8
 # Seconds until a failure that lasts is logged again.
 _REPORT_AGAIN_S: Final = 3600
 
 
 class RecentFileMerger:
-    """Merges recent files in a thread, at most once in an interval, and only after something was landed.
+    """Merges recent files in a thread, about once in an interval, and only after something was landed.
 
     Use it as a context manager. At its end, it waits for the merge of one folder that is in progress.
 
@@ -53,8 +55,11 @@ class RecentFileMerger:
     def _run(self) -> None:
         # Of this thread alone.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-        while not self._is_stopped.wait(self._interval_s):
+        while not self._is_stopped.wait(_PAUSE_SHARE * self._interval_s):
             self._has_landed.wait()
+            # Right after a landing, a merge leaves the least to the queries. Without another one, it begins all the same.
+            self._has_landed.clear()
+            self._has_landed.wait(self._interval_s)
             self._has_landed.clear()
             if self._is_stopped.is_set():
                 return

@@ -33,7 +33,7 @@ class LanderSettings(EnvironmentSettings):
     """IANA zone of payload times that name none, the same for stream and lander."""
     flush_interval_s: PositiveFloat = 5
     """Seconds between landings. A record waits half of it on average."""
-    merge_interval_s: NonNegativeFloat = 20
+    merge_interval_s: NonNegativeFloat = 10
     """Seconds between merges of recent files; 0 for none. A query reads the files that were landed since the last one.
     """
     max_rows: PositiveInt = 100_000

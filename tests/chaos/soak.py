@@ -57,8 +57,8 @@ _MIN_STARTED_SHARE: Final = 0.9
 # Scenarios from which the number of webhooks of a message is estimated: 4.46, and 4.51 over the first 17,204.
 _ESTIMATED_FROM: Final = 2000
 _STOP_S: Final = 180.0
-# Four copies, so many seconds apart, last as long as the time between two merges of recent files.
-_COPY_S: Final = 5.0
+# Four copies, so many seconds apart, last about as long as the time between two merges of recent files.
+_COPY_S: Final = 3.0
 
 
 class SoakError(Exception):
