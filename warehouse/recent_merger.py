@@ -57,10 +57,12 @@ class RecentFileMerger:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while not self._is_stopped.wait(_PAUSE_SHARE * self._interval_s):
             self._has_landed.wait()
-            # Right after a landing, a merge leaves the least to the queries. Without another one, it begins all the same.
             self._has_landed.clear()
-            self._has_landed.wait(self._interval_s)
-            self._has_landed.clear()
+            # A stop that is requested from here on ends the second wait.
+            if not self._is_stopped.is_set():
+                # Right after a landing, a merge leaves the least to the queries. It begins without one, too.
+                self._has_landed.wait(self._interval_s)
+                self._has_landed.clear()
             if self._is_stopped.is_set():
                 return
             try:
