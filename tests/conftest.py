@@ -37,6 +37,7 @@ hypothesis.settings.load_profile("smspulse")
 _SHARED_KAFKA = {"test_stream_worker": "workers", "test_partition_processor": "workers", "test_alert_stream": "workers"}
 """Scopes of tests on the shared Kafka by file; of all others it is `records`."""
 _LONGEST = (
+    "integration/test_soak",
     "integration/test_pipeline",
     "integration/test_stream_worker",
     "integration/test_chaos",
