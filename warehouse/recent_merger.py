@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+import duckdb
+
 from warehouse import metrics
 from warehouse.errors import CannotExchangeError, WarehouseError
 from warehouse.maintenance.recent_files import RecentMergeResult, merge_recent_files
@@ -77,7 +79,7 @@ class RecentFileMerger:
             result = merge_recent_files(self._data, self._is_stopped.is_set)
         except CannotExchangeError:
             raise
-        except (WarehouseError, OSError) as error:
+        except (WarehouseError, OSError, duckdb.Error) as error:
             self._report_failure(str(error))
             return
         if result is None:

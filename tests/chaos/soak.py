@@ -135,10 +135,11 @@ class Watch:
         traffic: The process that sends webhooks.
         key: The `message_key` of a message that has landed.
         folder: Folder of all files of the run.
+        check_minutes: Minutes between two checks.
     """
 
-    def __init__(self, pipeline: Pipeline, traffic: Traffic, key: str, folder: Path) -> None:
-        self._pipeline, self._traffic, self.key = pipeline, traffic, key
+    def __init__(self, pipeline: Pipeline, traffic: Traffic, key: str, folder: Path, check_minutes: int) -> None:
+        self._pipeline, self._traffic, self.key, self._check_minutes = pipeline, traffic, key, check_minutes
         self.samples: list[Sample] = []
         self.query_times: list[dict[str, float]] = []
         self.checks = CheckRuns(pipeline.data, folder)
@@ -161,7 +162,7 @@ class Watch:
             minute = int(at_s / _MINUTE_S)
             if minute > reported and report.done():
                 report.result()
-                reported, report = minute, self._reporter.submit(self._report_and_check, f"minute {minute}")
+                reported, report = minute, self._reporter.submit(self._report_minute, minute)
             time.sleep(min(_SAMPLE_S, max(seconds - (time.monotonic() - began), 0)))
         report.result()
         self._reporter.submit(self._report, "end of traffic").result()
@@ -174,10 +175,11 @@ class Watch:
             msg = f"the traffic ended with {self._traffic.process.returncode}"
             raise SoakError(msg)
 
-    def _report_and_check(self, title: str) -> None:
-        self._report(title)
+    def _report_minute(self, minute: int) -> None:
+        self._report(f"minute {minute}")
         # Its result is in the next report. So no check runs while queries are timed, unless it takes a minute.
-        self.checks.start()
+        if minute % self._check_minutes == 0:
+            self.checks.start()
 
     def _report(self, title: str) -> None:
         self.checks.collect()
@@ -240,7 +242,7 @@ def soak(pipeline: Pipeline, options: argparse.Namespace, folder: Path) -> tuple
     truth = folder / "truth.jsonl"
     traffic = Traffic(pipeline.source("soak"), options.rate, truth, folder / "traffic.log")
     key = pipeline.wait_for("SELECT message_key FROM messages LIMIT 1")[0].message_key
-    watch = Watch(pipeline, traffic, key, folder)
+    watch = Watch(pipeline, traffic, key, folder, options.check_minutes)
     watch.run(options.minutes * 60)
     for number in range(options.copies):
         copy_warehouse(pipeline.data, folder / f"copy-{number}")
@@ -322,6 +324,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=55, help="duration of the steady traffic")
     parser.add_argument("--rate", type=float, default=200, help="webhooks a second")
     parser.add_argument("--workers", type=int, default=1, help="stream workers")
+    parser.add_argument("--check-minutes", type=int, default=1, help="minutes between two checks")
     parser.add_argument("--copies", type=int, default=4, help="copies on which queries are measured; 0: no measurement")
     parser.add_argument("--repeats", type=int, default=7, help="most repetitions of each query afterwards")
     parser.add_argument("--keep", type=Path, help="folder of all files, which is kept; otherwise only the log is")

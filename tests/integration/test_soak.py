@@ -17,7 +17,11 @@ HOLDS = {"<=": operator.le, ">=": operator.ge}
 
 def test_steady_traffic_loses_nothing_fails_no_check_and_keeps_the_log_quiet(real_kafka: None, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, SOAK, "--minutes", "3", "--rate", "10", "--copies", "0", "--keep", tmp_path / "run"],
+        # One check runs under traffic, and one after it.
+        [
+            *(sys.executable, SOAK, "--minutes", "3", "--rate", "10", "--check-minutes", "2", "--copies", "0"),
+            *("--keep", tmp_path / "run"),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -26,7 +26,7 @@ from warehouse.reader import query
 SETTLE_S = 240
 """Longer than any step on a busy machine. It only ends a wait for something that never occurs."""
 
-LAND_OFTEN = {"SMSPULSE_LANDER_FLUSH_INTERVAL_S": "1", "SMSPULSE_LANDER_MERGE_INTERVAL_S": "5"}
+LAND_OFTEN = {"SMSPULSE_LANDER_FLUSH_INTERVAL_S": "1"}
 """Environment of a pipeline whose rows a test waits for. An idle pipeline costs as much as a busy one."""
 
 

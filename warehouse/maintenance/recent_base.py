@@ -85,9 +85,10 @@ def update_recent_base(data: Path, scratch: Path, limits: dict[str, Any]) -> Rec
     """
     newest = {log.file_label: path for log, path in list_newest_files(data / DATASET_BY_TOPIC[MESSAGES]).items()}
     offsets = {label: read_next_offset(path, path) for label, path in newest.items()}
-    earlier = read_recent_watermark(data) or read_base_watermark(data)
-    if earlier is not None and earlier.offsets == offsets and read_recent_watermark(data) is not None:
+    recent = read_recent_watermark(data)
+    if not offsets or (recent is not None and recent.offsets == offsets):
         return RecentBaseResult()
+    earlier = recent or read_base_watermark(data)
     since = first_uncovered_day(parse_folder_day(path.parent) for path in newest.values())
     floor = earlier.floor if earlier else date.min
     watermark = BaseWatermark(since, offsets, floor, rollup_fingerprint())
