@@ -28,8 +28,8 @@ _DATASET_BY_VIEW: Final = {"deadletter_files": "deadletters", "version_files": "
 class MeasurementSession:
     """A connection on which the SQL of the measures can run.
 
-    All measures are of one snapshot: the records that had landed when `create_views` looked. A lander may write, and
-    maintenance may merge files, while the suites are measured.
+    Measures of landed rows are of one snapshot: the records that had landed when `create_views` looked. A lander may
+    write and merge files meanwhile. Messages that it merges into base files are in the views, also if they are newer.
 
     Args:
         connection: The warehouse.
