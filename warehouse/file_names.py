@@ -24,6 +24,12 @@ def parse_folder_day(folder: Path) -> date:
     return date.fromisoformat(folder.name.removeprefix("date="))
 
 
+def is_merged_file(path: Path) -> bool:
+    """Return whether a file is a merged landed one."""
+    name = LANDED_FILE_NAME.fullmatch(path.name)
+    return name is not None and name["merged"] is not None
+
+
 def parse_partition_log(name: re.Match[str]) -> PartitionLog:
     """Return the log of a file by the match of `LANDED_FILE_NAME`."""
     return PartitionLog(name["topic"], int(name["partition"]), name["incarnation"] or UNKNOWN_INCARNATION)

@@ -57,6 +57,16 @@ def list_log_files(data: Path, log: PartitionLog) -> list[Path]:
     return [Path(folder, name) for name, folder in entries]
 
 
+def group_files_by_log(folder: Path) -> dict[PartitionLog, list[Path]]:
+    """Return the landed files of one day's folder by their log, each list in the order of the ranges."""
+    found: dict[PartitionLog, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        # The seed is no landed file.
+        if name := LANDED_FILE_NAME.fullmatch(path.name):
+            found.setdefault(parse_partition_log(name), []).append(path)
+    return found
+
+
 def list_newest_files(dataset: Path) -> dict[PartitionLog, Path]:
     """Return the file with the newest range of each log of a landed dataset."""
     found: dict[PartitionLog, Path] = {}

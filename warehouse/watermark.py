@@ -60,6 +60,15 @@ def read_recent_watermark(data: Path) -> BaseWatermark | None:
     return _read_watermark(data / RECENT_BASE / WATERMARK_FILE)
 
 
+def read_live_watermark(data: Path) -> BaseWatermark | None:
+    """Return the watermark behind which the views read landed versions: that of the recent base files if there are any.
+
+    Raises:
+        WarehouseError: The watermark's file cannot be read.
+    """
+    return read_recent_watermark(data) or read_base_watermark(data)
+
+
 def _read_watermark(path: Path) -> BaseWatermark | None:
     try:
         fields = json.loads(path.read_text())
@@ -83,7 +92,7 @@ def unmerged_versions_condition(data: Path) -> str:
     Raises:
         WarehouseError: The watermark's file cannot be read.
     """
-    watermark = read_recent_watermark(data) or read_base_watermark(data)
+    watermark = read_live_watermark(data)
     if watermark is None or not watermark.offsets:
         return "true"
     return f"date >= DATE '{watermark.since}' AND {newer_versions_condition(watermark.offsets)}"

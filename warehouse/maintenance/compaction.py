@@ -26,7 +26,8 @@ from warehouse import catalog
 from warehouse.base_files import CLOSED_DAY_KEY
 from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.errors import CompactionError
-from warehouse.file_names import LANDED_FILE_NAME, parse_folder_day, parse_partition_log
+from warehouse.file_names import is_merged_file, parse_folder_day
+from warehouse.landed_files import group_files_by_log
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.file_merge import (
     FileMerger,
@@ -36,7 +37,6 @@ from warehouse.maintenance.file_merge import (
     split_at_gaps,
     translate_file_errors,
 )
-from warehouse.partition_log import PartitionLog
 from warehouse.reader import open_warehouse
 from warehouse.schemas import SCHEMAS
 from warehouse.sql_text import load_sql
@@ -169,9 +169,8 @@ class _Compaction:
 
 def _find_mergeable_files(folder: Path, hour: datetime, *, is_closed: bool) -> list[list[Path]]:
     """Return lists of files to be merged, each in the order of their ranges."""
-    found: dict[PartitionLog, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        name = LANDED_FILE_NAME.fullmatch(path.name)
-        if name and path.stat().st_mtime < hour.timestamp() and (is_closed or not name["merged"]):
-            found.setdefault(parse_partition_log(name), []).append(path)
-    return [run for parts in found.values() if len(parts) > 1 for run in split_at_gaps(parts) if len(run) > 1]
+    mergeable = [
+        [path for path in paths if path.stat().st_mtime < hour.timestamp() and (is_closed or not is_merged_file(path))]
+        for paths in group_files_by_log(folder).values()
+    ]
+    return [run for parts in mergeable if len(parts) > 1 for run in split_at_gaps(parts) if len(run) > 1]

@@ -93,7 +93,7 @@ def update_recent_base(data: Path, scratch: Path, limits: dict[str, Any]) -> Rec
     floor = earlier.floor if earlier else date.min
     watermark = BaseWatermark(since, offsets, floor, rollup_fingerprint())
     catalog.publish_views(data)
-    with translate_file_errors(CompactionError, data / RECENT_BASE), _connect(data, limits) as connection:
+    with translate_file_errors(CompactionError, data / RECENT_BASE), _connect_to_views(data, limits) as connection:
         run = _RecentBaseUpdate(data, scratch, connection)
         run.write_files(recount=earlier is None or earlier.sums != rollup_fingerprint())
         run.replace_files(watermark)
@@ -101,7 +101,7 @@ def update_recent_base(data: Path, scratch: Path, limits: dict[str, Any]) -> Rec
     return run.result
 
 
-def _connect(data: Path, limits: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+def _connect_to_views(data: Path, limits: dict[str, Any]) -> duckdb.DuckDBPyConnection:
     """Return a connection with a database in memory, which finds the macros and views of the data folder too."""
     connection = duckdb.connect(config=limits)
     connection.execute(LOCAL_FILE_SETTINGS)
@@ -129,14 +129,14 @@ class RecentFileReplacement:
 
     def list_files(self) -> list[Path]:
         """Return the present files of messages, the newest first."""
-        return sorted(list_rebuilt_files(self._folder), key=_parse_number, reverse=True)
+        return sorted(list_rebuilt_files(self._folder), key=_parse_run_number, reverse=True)
 
     def remove_files(self, paths: list[Path]) -> None:
         """Remove files of messages with their counts, which have the same day and number."""
         self.removed += paths
         for path in paths:
             for name in _COUNTED_ROLLUPS:
-                self.removed += (self._folder / name / path.parent.name).glob(f"{_parse_number(path)}-*.parquet")
+                self.removed += (self._folder / name / path.parent.name).glob(f"{_parse_run_number(path)}-*.parquet")
 
     def add_concluded_messages(self, number: int) -> None:
         """Write the rows of the table `concluded` to a file of each day, and count them."""
@@ -169,7 +169,7 @@ class RecentFileReplacement:
             rows = self._connection.execute("SELECT count(*) FROM concluded").fetchall()[0][0]
             if rows < pq.read_metadata(path).num_rows:
                 self.remove_files([path])
-                self.add_concluded_messages(_parse_number(path))
+                self.add_concluded_messages(_parse_run_number(path))
 
 
 class _RecentBaseUpdate:
@@ -202,7 +202,7 @@ class _RecentBaseUpdate:
         )
         for name in ("outdated", "concluded", "updates"):
             self._create_table(name, load_sql("recent", name))
-        number = 1 + max(map(_parse_number, self._files.list_files()), default=0)
+        number = 1 + max(map(_parse_run_number, self._files.list_files()), default=0)
         self._files.remove_files(merged)
         self._files.add_concluded_messages(number)
         self._files.replace_updates(number)
@@ -243,6 +243,6 @@ class _RecentBaseUpdate:
         return selected
 
 
-def _parse_number(path: Path) -> int:
+def _parse_run_number(path: Path) -> int:
     """Return the number of the run that has written a file."""
     return int(path.name.partition("-")[0])

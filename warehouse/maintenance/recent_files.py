@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from core.topics import MESSAGES
 from warehouse.datasets import DATASET_BY_TOPIC
-from warehouse.file_names import LANDED_FILE_NAME, parse_partition_log
+from warehouse.file_names import LANDED_FILE_NAME, is_merged_file
+from warehouse.landed_files import group_files_by_log
 from warehouse.maintenance import atomic_replace
 from warehouse.maintenance.file_merge import FileMerger, MergedFile, split_at_gaps
 from warehouse.maintenance.recent_base import RecentBaseResult, update_recent_base
-from warehouse.partition_log import PartitionLog
-from warehouse.watermark import read_base_watermark, read_recent_watermark
+from warehouse.watermark import read_live_watermark
 
 _MERGED_AT_ONCE: Final = 8
 # Bytes. To open a file of this size takes a small part of the time of reading it.
@@ -80,7 +80,7 @@ def merge_recent_files(
 
 def _read_unneeded_ends(data: Path) -> dict[str, int]:
     """Return the offsets before which the views read no landed versions, by `PartitionLog.file_label`."""
-    watermark = read_recent_watermark(data) or read_base_watermark(data)
+    watermark = read_live_watermark(data)
     return watermark.offsets if watermark else {}
 
 
@@ -101,7 +101,7 @@ class _LandedFilesMerge:
         """
         removed: list[Path] = []
         added: list[MergedFile] = []
-        for log, paths in _list_files_by_log(folder).items():
+        for log, paths in group_files_by_log(folder).items():
             settled = (
                 paths if ends is None else [path for path in paths if _parse_start(path) < ends.get(log.file_label, 0)]
             )
@@ -126,24 +126,11 @@ def select_newest_files(paths: list[Path]) -> list[Path]:
     for path in reversed(paths):
         size = path.stat().st_size
         # Files that were not merged yet are few.
-        if _is_merged(path) and (count < _MERGED_AT_ONCE or size > min(total, _LARGE_FILE_BYTES)):
+        if is_merged_file(path) and (count < _MERGED_AT_ONCE or size > min(total, _LARGE_FILE_BYTES)):
             break
         count += 1
         total += size
     return paths[-count:] if count >= _MERGED_AT_ONCE else []
-
-
-def _list_files_by_log(folder: Path) -> dict[PartitionLog, list[Path]]:
-    found: dict[PartitionLog, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if name := LANDED_FILE_NAME.fullmatch(path.name):
-            found.setdefault(parse_partition_log(name), []).append(path)
-    return found
-
-
-def _is_merged(path: Path) -> bool:
-    name = LANDED_FILE_NAME.fullmatch(path.name)
-    return name is not None and name["merged"] is not None
 
 
 def _parse_start(path: Path) -> int:
