@@ -93,6 +93,7 @@ class BatchConsumer(driver.Consumer):
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109 - Faust's signature
         """Yield one message per partition with records, once the runs before are processed."""
+        self._forget_acknowledged_offsets()
         if len(self._unacked_messages) >= _MAX_WAITING:
             await self._wait_for_ack(timeout)
             return
@@ -113,6 +114,15 @@ class BatchConsumer(driver.Consumer):
                 return
             if records:
                 yield tp, self._to_run(tp, records, generation)
+
+    def _forget_acknowledged_offsets(self) -> None:
+        """Drop the offsets that Faust keeps until they are committed, which does not happen here.
+
+        Faust's compiled iterator of streams adds them itself, without a call of `ack`. They would take 100 bytes a
+        record. It also would not acknowledge a run again that has been sought and fetched again.
+        """
+        self._acked.clear()
+        self._acked_index.clear()
 
     def position_behind_markers(self, tp: TP, processed: int) -> int:
         """Return the offset up to which a partition is read and processed, past the transaction markers.

@@ -2,15 +2,18 @@
 
 import hashlib
 import inspect
+from collections import defaultdict
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
+import faust
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import IllegalStateError
+from faust._cython.streams import StreamIterator
 from faust.tables.recovery import Recovery
 from faust.transport import conductor, consumer
 from faust.transport.drivers import aiokafka as driver
@@ -80,6 +83,8 @@ class FakeConsumer(BatchConsumer):
         self._thread = SimpleNamespace(fetch_position=lambda _: self.position)
         self.position: int | None = None
         self._unacked_messages: set[Any] = set()  # type: ignore[assignment]
+        self._acked, self._acked_index = defaultdict(list), defaultdict(set)
+        self._committed_offset = defaultdict(lambda: None)
         self._waiting_for_ack = None
         self.seeks = 0
         self.seek_fails: Exception | None = None
@@ -125,6 +130,23 @@ async def test_runs_of_an_assignment_that_is_gone_are_not_handed_out() -> None:
         found.append(tp.partition)
         one.app.consumer_generation_id = 8
     assert found == [0]
+
+
+async def test_a_run_that_is_fetched_again_is_acknowledged_again_and_no_offset_is_kept() -> None:
+    tp = TP("sms.raw", 0)
+    consumer = FakeConsumer({tp: records(0, 4, 5)})
+    # It acknowledges messages by itself, as it does in a worker.
+    conf = faust.App("test").conf
+    iterator = StreamIterator(MagicMock(**{"app.consumer": consumer, "app.conf": conf}))
+    for _ in range(2):
+        ((_, message),) = [each async for each in consumer.getmany(1)]
+        assert not consumer._acked
+        assert not consumer._acked_index
+        consumer._unacked_messages.add(message)
+        message.refcount = 1
+        iterator.after(SimpleNamespace(message=message), True, None)
+        assert not consumer._unacked_messages
+        assert consumer._acked_index == {tp: {5}}, "Faust does not keep offsets any more"
 
 
 @pytest.mark.parametrize("fails", [None, IllegalStateError("another rebalance")], ids=["sought", "taken away"])
