@@ -33,11 +33,14 @@ _AFTER_MINUTE = len(_DUE) + 4
 _LAST_MINUTE = 2**32 - 1
 # How the errors of RocksDB about damaged or missing files begin.
 _DAMAGED = ("Corruption:", "IO error: No such file or directory:")
-# Bytes. With RocksDB's default of 64 MiB, eight partitions took more memory than everything else.
-_WRITE_BUFFER = 8 << 20
-# Shared by all partitions of a process, and counts indexes of files, too. By default, each partition has a cache of
-# 32 MiB and keeps all indexes beside it, so the memory of a worker grows for hours with the number of states.
-_BLOCK_CACHE = rocksdict.Cache(64 << 20)
+# All partitions of a process share one limit, so that its memory does not grow with their number or that of the states.
+# Of it, new states take up to two thirds until they are written to files. The rest caches blocks, indexes and filters
+# of files. By default, each partition has 64 MiB of new states, a cache of 32 MiB, and all indexes beside it.
+_MEMORY = 48 << 20
+_BLOCK_CACHE = rocksdict.Cache(_MEMORY)
+_NEW_STATES = rocksdict.WriteBufferManager.new_write_buffer_manager_with_cache(_MEMORY * 2 // 3, False, _BLOCK_CACHE)
+# Bytes of new states of a partition. They become a file before the shared limit is reached.
+_WRITE_BUFFER = 4 << 20
 
 
 class StateStore:
@@ -76,6 +79,7 @@ class StateStore:
         options.create_if_missing(True)
         options.set_keep_log_file_num(1)
         options.set_write_buffer_size(_WRITE_BUFFER)
+        options.set_write_buffer_manager(_NEW_STATES)
         tables = rocksdict.BlockBasedOptions()
         tables.set_block_cache(_BLOCK_CACHE)
         tables.set_cache_index_and_filter_blocks(True)
