@@ -211,7 +211,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.bare:
         gc.freeze()  # as ingest does
-        gc.set_threshold(100_000)
+        gc.set_threshold(10_000)
         uvloop.run(bare(options.bare, options.data))
     try:
         return run(quick=options.quick)

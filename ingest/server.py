@@ -100,7 +100,8 @@ def run_ingest(settings: IngestSettings, kafka: KafkaSettings, data: Path, ready
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await serve_ingest(settings, kafka, data, ready, stop)
 
-    # Requests create few reference cycles, and frequent collections take a twentieth of the time.
+    # Requests create few reference cycles, and frequent collections take a twentieth of the time. Requests to Kafka
+    # create some: at 500 webhooks a second, 10,000 objects, of 3 MB, are collected every four minutes.
     gc.freeze()
-    gc.set_threshold(100_000)
+    gc.set_threshold(10_000)
     uvloop.run(until_signalled())
