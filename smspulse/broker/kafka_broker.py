@@ -126,8 +126,10 @@ class KafkaBroker(EmbeddedBroker):
             raise BrokerError(self.poll())
 
     def _start_java(self, jars: Path, output: Any, main: str, *arguments: str) -> subprocess.Popen[bytes]:
+        # Of a fixed size and all of it at the start, so that the memory does not grow in steps for hours.
+        heap = (f"-Xms{self.settings.heap_mb}m", f"-Xmx{self.settings.heap_mb}m", "-XX:+AlwaysPreTouch")
         # Paths are relative to the working directory: `log.dirs` and log4j split theirs at commas.
-        options = (f"-Xmx{self.settings.heap_mb}m", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
+        options = (*heap, "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
         logging_options = ("-Dlog4j2.configurationFile=log4j2.properties", "-XX:ErrorFile=../logs/java-crash-%p.log")
         return subprocess.Popen(  # noqa: S603
             ["java", *options, *logging_options, "-cp", f"{jars}/*", main, *arguments],  # noqa: S607 - of PATH
