@@ -127,7 +127,8 @@ def _open_catalog_file(path: Path, folder: Path, *, is_private: bool) -> duckdb.
     connection = duckdb.connect(":memory:" if is_private else _name_instance(path))
     with _attaching:
         if not connection.execute("FROM duckdb_databases() WHERE database_name = 'smspulse'").fetchall():
-            _set_spill_folder(connection, folder)
+            # By default it would be next to the file, or in the current folder.
+            connection.execute("SET temp_directory = ?", [str(choose_spill_folder(folder) / f"spill-{uuid4().hex}")])
             connection.execute(f"ATTACH {quote_sql_text(str(path))} AS smspulse (READ_ONLY)")
     connection.execute("USE smspulse")
     return connection
@@ -140,10 +141,10 @@ def _name_instance(path: Path) -> str:
     return f":memory:smspulse-{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}-{period}"
 
 
-def _set_spill_folder(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    """Choose the folder of data that exceeds DuckDB's memory. By default it is next to the file, or the current one."""
-    parent = folder / TEMPORARY_FOLDER if os.access(folder / TEMPORARY_FOLDER, os.W_OK) else _private_temporary_folder()
-    connection.execute("SET temp_directory = ?", [str(parent / f"spill-{uuid4().hex}")])
+def choose_spill_folder(data: Path | str) -> Path:
+    """Return the folder for data that exceeds a reader's memory: in the data folder, if it is local and writable."""
+    folder = None if is_bucket_address(data) else Path(data).resolve() / TEMPORARY_FOLDER
+    return folder if folder and os.access(folder, os.W_OK) else _private_temporary_folder()
 
 
 def _private_temporary_folder() -> Path:

@@ -9,6 +9,7 @@ from typing import Final
 
 import duckdb
 
+from core.memory import return_free_memory
 from warehouse import metrics
 from warehouse.errors import CannotExchangeError, WarehouseError
 from warehouse.maintenance.recent_files import RecentMergeResult, merge_recent_files
@@ -82,6 +83,7 @@ class RecentFileMerger:
         except (WarehouseError, OSError, duckdb.Error) as error:
             self._report_failure(str(error))
             return
+        return_free_memory()
         if result is None:
             # Another process maintains the folder. What was landed is merged next time.
             self._has_landed.set()

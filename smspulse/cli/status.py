@@ -2,6 +2,7 @@
 
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,4 +133,5 @@ def page_command(
     numbers = PageSnapshot(
         data, lambda: collect_pipeline_status(data, broker, ingest_port, ingest_host), settings.memory
     )
-    run_page(data, numbers, settings, on_ready)
+    with closing(numbers):
+        run_page(data, numbers, settings, on_ready)

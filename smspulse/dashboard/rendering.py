@@ -8,6 +8,8 @@ from html import escape
 from operator import itemgetter
 from typing import Any, Final
 
+import duckdb
+
 from core.errors import where_raised
 from gateway.statuses import get_status_name
 from smspulse.dashboard.queries import FAILURES, PageFilter, PageSnapshot, Row
@@ -96,9 +98,16 @@ def render_page(snapshot: PageSnapshot, page_filter: PageFilter, refresh_s: floa
 def render_content(snapshot: PageSnapshot, page_filter: PageFilter) -> str:
     """Return the changing part of the page."""
     values = snapshot.current_values
-    if "trouble" in values:
-        return f'<p class="bad">{escape(values["trouble"])}</p>{_pipeline_section(values)}'
+    trouble = values.get("trouble")
+    if trouble is None:
+        try:
+            return _render_numbers(snapshot, page_filter, values)
+        except duckdb.OutOfMemoryException:
+            trouble = "the messages of a day need more memory: raise SMSPULSE_PAGE_MEMORY, or choose a source above"
+    return f'<p class="bad">{escape(trouble)}</p>{_pipeline_section(values)}'
 
+
+def _render_numbers(snapshot: PageSnapshot, page_filter: PageFilter, values: Mapping[str, Any]) -> str:
     def query(view: str, sql: str) -> list[Row]:
         return snapshot.query_view(view, page_filter, sql)
 
@@ -163,7 +172,7 @@ def _delivery_section(rows: Sequence[Row]) -> str:
     return f'<p class="verdict">{text}</p>{_table_section("Delivery", rows, _DELIVERY_COLUMNS)}'
 
 
-def _device_state(values: dict[str, Any]) -> Callable[[Row], str]:
+def _device_state(values: Mapping[str, Any]) -> Callable[[Row], str]:
     """Return how the alerts of a device stand, of its row."""
     states = {(row["source"], row["device_id"]): "learning" for row in values["learning"]}
     states |= {(row["source"], row["device_id"]): "firing" for row in values["alerts"]}
@@ -181,7 +190,7 @@ def _alerts_section(alerts: Sequence[Row], page_filter: PageFilter) -> str:
     return f'<div class="bad">{_table_section("Firing alerts", shown, _ALERT_COLUMNS)}</div>'
 
 
-def _pipeline_section(values: dict[str, Any]) -> str:
+def _pipeline_section(values: Mapping[str, Any]) -> str:
     rows: list[tuple[str, str, str]] = [
         ("✓" if each["ok"] else "✗", each["name"], each["what"]) for each in values.get("processes", ())
     ]

@@ -1,12 +1,14 @@
 """The live page in Chromium. Its numbers are compared with SQL."""
 
 import asyncio
+import errno
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import aiohttp
 import pytest
@@ -14,10 +16,12 @@ from browser import tab
 from landing import land_records
 from warehouse_records import NOON, alert, deadletter, raw, status, version
 
+from core.atomic_file import delete_orphaned_files
 from expectations.quality_check import CheckReport, CheckResult
 from expectations.quality_page import write_quality_page
+from smspulse.dashboard import queries
 from smspulse.dashboard.errors import PageError
-from smspulse.dashboard.queries import PageSnapshot
+from smspulse.dashboard.queries import PageFilter, PageSnapshot
 from smspulse.dashboard.server import PageRequestHandler, serve_page
 from smspulse.dashboard.settings import PageSettings
 from warehouse import catalog
@@ -196,3 +200,38 @@ async def test_the_page_of_the_checks_sends_no_request_and_fits_a_phone(tmp_path
             assert "Find who <b>writes</b>." in shown[1]
             assert await browser.run("document.querySelector('nav a').hash") == "#failed"
         assert browser.requested == [page.as_uri()] * 2
+
+
+def test_the_messages_of_the_day_are_in_one_file_that_only_this_user_can_read(data: Path) -> None:
+    def files() -> list[Path]:
+        return list((data / ".tmp").glob(".page.parquet*"))
+
+    land(data, delivered=3)
+    with closing(PageSnapshot(data, lambda: dict(PIPELINE))) as numbers:
+        for _ in range(2):
+            numbers.refresh()
+            (path,) = files()
+            assert path.stat().st_mode & 0o077 == 0
+            # A lander deletes files that nobody locks.
+            assert delete_orphaned_files(path.parent) == 0
+            (row,) = numbers.query_view("delivery_now", PageFilter(), "FROM asked WHERE source IS NULL AND hours = 1")
+            assert row["attempted"] == 3
+    assert not files()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unforeseen")])
+def test_a_failed_refresh_leaves_no_file_and_the_next_one_works(
+    data: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land(data, delivered=3)
+    with closing(PageSnapshot(data, lambda: dict(PIPELINE))) as numbers:
+        numbers.refresh()
+        with monkeypatch.context() as context:
+            context.setattr(queries, "_hold_messages", Mock(side_effect=error))
+            with pytest.raises(type(error)):
+                numbers.refresh()
+        assert str(error) in numbers.current_values["trouble"]
+        assert len(list((data / ".tmp").glob(".page.parquet*"))) == 1
+        numbers.refresh()
+        assert "trouble" not in numbers.current_values
+        assert len(list((data / ".tmp").glob(".page.parquet*"))) == 1

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import duckdb
 import pytest
 
 from smspulse.dashboard.queries import PageFilter, Row
@@ -41,3 +42,16 @@ def test_a_row_that_cannot_be_shown_costs_itself_and_not_the_page(odd: Row, capl
     assert "newest 3.0 s old, 7 rows" in shown
     assert "delivered 5" in shown
     assert len(caplog.text) < 1_000
+
+
+def test_a_day_that_exceeds_the_memory_is_said_with_the_setting() -> None:
+    numbers: Any = Given(FIRING)
+
+    def run_out_of_memory(*_: Any) -> list[Row]:
+        msg = "failed to allocate data of size 16.0 MiB"
+        raise duckdb.OutOfMemoryException(msg)
+
+    numbers.query_view = run_out_of_memory
+    shown = render_content(numbers, PageFilter())
+    assert "raise SMSPULSE_PAGE_MEMORY" in shown
+    assert '<td data-name="what">raw</td>' in shown
