@@ -61,8 +61,9 @@ class StreamSettings(EnvironmentSettings):
     """Seconds between two checks for due timers."""
     max_batch: PositiveInt = 12_000
     """Most records of all partitions in one fetch."""
-    cache_messages: NonNegativeInt = 10_000
-    """Messages that a partition keeps decoded in memory."""
+    cache_messages: NonNegativeInt = 2_500
+    """Open messages that a partition keeps decoded in memory. Each takes some 1.3 KB. Others are read from the state on
+    disk."""
     session_timeout_s: PositiveFloat = 10
     """Seconds until a silent worker loses its partitions."""
     transaction_timeout_s: PositiveFloat = 30
