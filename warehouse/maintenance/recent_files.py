@@ -2,7 +2,8 @@
 
 Each flush of a lander writes a file for each partition and dataset that has rows. Once a log has some of them, they
 become one. A merged file is merged again with newer ones that have at least its size together. So the number of files
-of a log grows with the logarithm of the number of flushes, and so does the number of times that a row is written.
+of a log grows with the logarithm of the number of flushes, and so does the number of times that a row is written. Large
+files are left to `compact`.
 
 The versions of messages that were landed also become recent base files (`warehouse.maintenance.recent_base`). The
 landed files of a version are merged one run after it, when the views do not read them any more.
@@ -13,18 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from core.memory import return_free_memory
 from core.topics import MESSAGES
 from warehouse.datasets import DATASET_BY_TOPIC
 from warehouse.file_names import LANDED_FILE_NAME, is_merged_file
 from warehouse.landed_files import group_files_by_log
 from warehouse.maintenance import atomic_replace
-from warehouse.maintenance.file_merge import FileMerger, MergedFile, split_at_gaps
+from warehouse.maintenance.file_merge import FileMerger, MergedFile, read_parquet_footer, split_at_gaps
 from warehouse.maintenance.recent_base import RecentBaseResult, update_recent_base
 from warehouse.watermark import read_live_watermark
 
 _MERGED_AT_ONCE: Final = 8
-# Bytes. To open a file of this size takes a small part of the time of reading it.
-_LARGE_FILE_BYTES: Final = 128 << 20
+# Rows from which a file is not merged again before `compact`. A merge has its rows in memory, 1.4 KB each for versions
+# of messages. An hour of 500 webhooks a second leaves some 30 such files.
+_LARGE_FILE_ROWS: Final = 50_000
 
 
 @dataclass(slots=True)
@@ -113,6 +116,8 @@ class _LandedFilesMerge:
         self.result.files_before += len(removed)
         self.result.files_after += len(added)
         self.result.rows += sum(each.rows for each in added)
+        if added:
+            return_free_memory()
 
 
 def select_newest_files(paths: list[Path]) -> list[Path]:
@@ -120,16 +125,19 @@ def select_newest_files(paths: list[Path]) -> list[Path]:
 
     Args:
         paths: Files of one log and day, in the order of their ranges.
+
+    Raises:
+        CompactionError: A file is damaged.
     """
     count = 0
     total = 0
     for path in reversed(paths):
-        size = path.stat().st_size
+        rows = read_parquet_footer(path).num_rows
         # Files that were not merged yet are few.
-        if is_merged_file(path) and (count < _MERGED_AT_ONCE or size > min(total, _LARGE_FILE_BYTES)):
+        if is_merged_file(path) and (count < _MERGED_AT_ONCE or rows > min(total, _LARGE_FILE_ROWS)):
             break
         count += 1
-        total += size
+        total += rows
     return paths[-count:] if count >= _MERGED_AT_ONCE else []
 
 

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from landing import land_records
@@ -56,28 +57,42 @@ def test_the_number_of_files_grows_with_the_logarithm_of_the_flushes(published: 
     assert ids == sorted(ids)
 
 
-def test_a_row_is_written_once_for_each_factor_of_two(tmp_path: Path) -> None:
-    """As many flushes as in an hour, of one partition at 1,000 webhooks a second."""
-    flushes, flush_bytes = 720, 100_000
+def write_rows(path: Path, rows: int) -> Path:
+    pq.write_table(pa.table({"offset": pa.array([0] * rows, pa.int64())}), path)
+    return path
+
+
+def merge_as_often_as_in_an_hour(folder: Path, rows_of_a_flush: int) -> tuple[int, int, int]:
+    """Return the most files, those at the end, and the number of rows that merges wrote."""
     paths: list[Path] = []
-    counts, written = [], 0
-    for number in range(flushes):
-        paths.append(tmp_path / f"sms.raw+0@bench+{number:020d}.parquet")
-        with paths[-1].open("wb") as file:
-            file.truncate(flush_bytes)
+    most, written = 0, 0
+    for number in range(720):
+        paths.append(write_rows(folder / f"sms.raw+0@bench+{number:020d}.parquet", rows_of_a_flush))
         parts = select_newest_files(paths)
-        counts.append(len(paths))
+        most = max(most, len(paths))
         if parts:
-            size = sum(path.stat().st_size for path in parts)
-            written += size
+            rows = sum(pq.read_metadata(path).num_rows for path in parts)
+            written += rows
             merged = parts[-1].with_name(f"{parts[-1].stem.partition('-')[0]}-mark.parquet")
             for path in parts:
                 path.unlink()
-            with merged.open("wb") as file:
-                file.truncate(size)
-            paths[-len(parts) :] = [merged]
-    assert max(counts) <= 8 + 7  # 720 flushes are 90 times 8
-    assert written <= 7 * flushes * flush_bytes
+            paths[-len(parts) :] = [write_rows(merged, rows)]
+    return most, len(paths), written
+
+
+def test_a_row_is_written_once_for_each_factor_of_two(tmp_path: Path) -> None:
+    most, _, written = merge_as_often_as_in_an_hour(tmp_path, 10)
+    assert most <= 8 + 7  # 720 flushes are 90 times 8
+    assert written <= 7 * 720 * 10
+
+
+def test_large_files_are_not_merged_again(tmp_path: Path) -> None:
+    """1,000 webhooks a second of one partition."""
+    most, left, written = merge_as_often_as_in_an_hour(tmp_path, 5000)
+    assert max(pq.read_metadata(path).num_rows for path in tmp_path.iterdir()) <= 2 * 50_000 + 8 * 5000
+    assert most <= 100
+    assert left >= 720 * 5000 / 140_000
+    assert written <= 3 * 720 * 5000
 
 
 def test_a_lander_goes_on_after_its_newest_file_was_merged(published: Path) -> None:
