@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from core.buckets import is_bucket_address
 from core.kafka_settings import KafkaSettings
+from core.memory import return_large_blocks_at_once
 from core.stop_request import StopRequest
 from warehouse.recent_merger import RecentFileMerger
 from warehouse.settings import LanderSettings
@@ -22,6 +23,7 @@ def run_lander(settings: LanderSettings, kafka: KafkaSettings, ready: Callable[[
     """
     # Records are many short-lived objects. A search for cycles after each 700 of them, the default, does not pay.
     gc.set_threshold(100_000)
+    return_large_blocks_at_once()
     stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

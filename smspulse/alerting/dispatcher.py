@@ -36,6 +36,7 @@ from confluent_kafka import KafkaException
 
 from core.alerts import Alert
 from core.kafka_settings import KafkaSettings
+from core.memory import return_large_blocks_at_once
 from core.topics import ALERTS
 from smspulse.alerting.alert_state import AlertState
 from smspulse.alerting.alert_topic import AlertFeed, AlertRecord, AlertTopicReader, AlertTopicWriter, ReceiverOffsets
@@ -159,6 +160,7 @@ def run_dispatcher(settings: AlertSettings, kafka: KafkaSettings, data: Path, re
         ReceiverError: Apprise does not support one of its URLs, or is not installed.
         DispatcherError: Kafka cannot be used.
     """
+    return_large_blocks_at_once()
     try:
         asyncio.run(_run_tasks(settings, kafka, data, ready))
     except KafkaException as error:

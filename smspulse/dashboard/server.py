@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, generate_latest
 
 from core.background_tasks import keep_running
+from core.memory import return_large_blocks_at_once
 from ingest.client_limits import ClientFilter, HttpLimits
 from ingest.http_connection import LINGER_S, HttpServer
 from ingest.listening import ASYNCIO_BACKLOG, start_listening
@@ -189,5 +190,6 @@ def run_page(data: Path, snapshot: PageSnapshot, settings: PageSettings, ready: 
     async def serve_until_signal() -> None:
         await serve_page(snapshot, settings, make_stop_event(), on_listening)
 
+    return_large_blocks_at_once()
     ProcessCollector(registry=REGISTRY)
     asyncio.run(serve_until_signal())
