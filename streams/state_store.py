@@ -10,6 +10,7 @@ the state may have changed since, and its timer may be later.
 import contextlib
 import logging
 import shutil
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -41,6 +42,9 @@ _BLOCK_CACHE = rocksdict.Cache(_MEMORY)
 _NEW_STATES = rocksdict.WriteBufferManager.new_write_buffer_manager_with_cache(_MEMORY * 2 // 3, False, _BLOCK_CACHE)
 # Bytes of new states of a partition. They become a file before the shared limit is reached.
 _WRITE_BUFFER = 4 << 20
+# Seconds after which new states become a file though they are few. Otherwise, the memory of a small fleet's worker would
+# grow for an hour, until the limit is reached. A kill costs at most these states, which are read from Kafka again.
+_WRITE_EVERY_S = 300
 
 
 class StateStore:
@@ -59,6 +63,7 @@ class StateStore:
         self._topic_id = topic_id.encode()
         # No entry is before it.
         self._due_from = _DUE
+        self._flushed_at = time.monotonic()
         self._unlogged = rocksdict.WriteOptions()
         # Writes that a crash loses are read from Kafka again.
         self._unlogged.disable_wal = True
@@ -190,6 +195,9 @@ class StateStore:
                 put(name, b"%d" % number)
         try:
             self._db.write(batch, self._unlogged)
+            if time.monotonic() > self._flushed_at + _WRITE_EVERY_S:
+                self._flushed_at = time.monotonic()
+                self._db.flush(wait=False)
         except Exception as error:
             # rocksdict raises bare Exception.
             msg = f"cannot write the state in {self._path}: {error}. Free disk space; nothing is lost"

@@ -1,9 +1,12 @@
 """The local store: states, what is due when, and whose copy it is."""
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from streams import state_store
 from streams.errors import StateError
 from streams.processor import ProcessorOutput
 from streams.state_store import StateStore
@@ -88,3 +91,19 @@ def test_what_was_written_is_there_after_a_clean_end(tmp_path: Path) -> None:
     store.close()
     again = StateStore(tmp_path, "a")
     assert (again.get(b"gw:1"), again.offset, again.source_offset) == (b"one", 7, 3)
+
+
+def test_few_new_states_become_a_file_after_some_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(state_store, "time", SimpleNamespace(monotonic=lambda: now))
+    store = StateStore(tmp_path, "a")
+    store.write_states(ProcessorOutput([(b"a:1", b"one", None)]), 1)
+    assert not list(tmp_path.glob("*.sst"))
+    now += 301
+    store.write_states(ProcessorOutput([(b"a:2", b"two", None)]), 2)
+    while not list(tmp_path.glob("*.sst")):
+        time.sleep(0.01)
+    files = len(list(tmp_path.glob("*.sst")))
+    store.write_states(ProcessorOutput([(b"a:3", b"three", None)]), 3)
+    assert len(list(tmp_path.glob("*.sst"))) == files
+    assert [store.get(key) for key in (b"a:1", b"a:2", b"a:3")] == [b"one", b"two", b"three"]
