@@ -42,8 +42,8 @@ _BLOCK_CACHE = rocksdict.Cache(_MEMORY)
 _NEW_STATES = rocksdict.WriteBufferManager.new_write_buffer_manager_with_cache(_MEMORY * 2 // 3, False, _BLOCK_CACHE)
 # Bytes of new states of a partition. They become a file before the shared limit is reached.
 _WRITE_BUFFER = 4 << 20
-# Seconds after which new states become a file though they are few. Otherwise, the memory of a small fleet's worker would
-# grow for an hour, until the limit is reached. A kill costs at most these states, which are read from Kafka again.
+# Seconds after which new states become a file though they are few. Otherwise, the memory of a small fleet's worker
+# would grow for an hour, until the limit is reached. A kill costs at most these states: they are read from Kafka again.
 _WRITE_EVERY_S = 300
 
 
