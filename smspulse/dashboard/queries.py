@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import duckdb
 
-from core.atomic_file import open_temporary_file
+from core.atomic_file import delete_orphaned_files, open_temporary_file
 from core.memory import return_free_memory
 from gateway.statuses import STATUSES, StatusCode
 from smspulse.dashboard import metrics
@@ -98,6 +98,9 @@ class PageSnapshot:
             connection.execute("SET memory_limit = ?", [self._memory])
             self.statuses = load_known_statuses(self._data)
             folder = choose_spill_folder(self._data)
+            if self._connection is None:
+                # The file of a page that was killed.
+                delete_orphaned_files(folder)
             _, held = resources.enter_context(open_temporary_file(folder, "page.parquet", mode=0o600))
             _hold_messages(connection, held)
             values |= {name: fetch_rows(connection, sql) for name, sql in _SNAPSHOT_QUERIES.items()}

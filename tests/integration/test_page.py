@@ -207,6 +207,7 @@ def test_the_messages_of_the_day_are_in_one_file_that_only_this_user_can_read(da
         return list((data / ".tmp").glob(".page.parquet*"))
 
     land(data, delivered=3)
+    (data / ".tmp" / ".page.parquet.of-a-killed-page").touch()
     with closing(PageSnapshot(data, lambda: dict(PIPELINE))) as numbers:
         for _ in range(2):
             numbers.refresh()
