@@ -29,6 +29,9 @@ REASON_TOO_MANY: Final = "too_many_reports"
 
 # Bytes of a version that count as one message in the cache. A version with five reports has about 700.
 _BYTES_PER_MESSAGE: Final = 1024
+# Most messages end within a minute. One whose last report is older is read from the store if another one comes.
+# Otherwise, messages that never end would fill the cache for an hour.
+_CACHED_MS: Final = 300_000
 # A time in milliseconds has 13 digits.
 _MAX_DIGITS: Final = 16
 # The state of a message without an end. Its last status has more detail, which does not matter here.
@@ -61,7 +64,8 @@ class _CachedMessage(MessageState, gc=False):
 
 
 class _MessageCache:
-    """Decoded messages by key. `trim_oldest` removes those that were added first, down to a number of messages.
+    """Decoded messages by key. `trim_oldest` removes those that were added first: down to a number of messages, and
+    those without a report for some minutes.
 
     A large message counts as several: one with a few thousand reports takes the memory of many ordinary messages.
     """
@@ -87,9 +91,13 @@ class _MessageCache:
         if message is not None:
             self.weight -= message.weight
 
-    def trim_oldest(self) -> None:
-        while self.weight > self._max_messages:
-            self.remove_message(next(iter(self._messages)))
+    def trim_oldest(self, newest_at: int) -> None:
+        """Remove messages. `newest_at` is the time of the newest report, in milliseconds."""
+        while self._messages:
+            key, message = next(iter(self._messages.items()))
+            if self.weight <= self._max_messages and message.last_seen_at >= newest_at - _CACHED_MS:
+                return
+            self.remove_message(key)
 
     def clear(self) -> None:
         self._messages.clear()
@@ -135,7 +143,8 @@ class MessageProcessor:
                 outputs.records.append(build_dead_letter(record, error))
         for key, message in changed.items():
             self._write_version(key, message, outputs)
-        self._cache.trim_oldest()
+        newest_at = max((message.last_seen_at for message in changed.values()), default=0)
+        self._cache.trim_oldest(newest_at)
         return outputs
 
     def on_timer(self, keys: Iterable[bytes], now: int) -> ProcessorOutput:

@@ -345,3 +345,21 @@ def test_messages_in_memory_are_also_limited_by_bytes() -> None:
     assert (len(fold._cache), fold._cache.weight) == (0, 0)
     versions = [json.loads(value) for value in store.values()]
     assert {(each["outcome"], len(each["observations"])) for each in versions} == {("delivered", 302)}
+
+
+def test_messages_without_a_report_for_five_minutes_are_read_from_the_store_again() -> None:
+    store: dict[bytes, bytes] = {}
+    fold = MessageProcessor(LifecycleRules(STATUSES, EXPIRE), store.get, UTC, 50, FORGET)
+
+    def run(*records: Any) -> None:
+        store.update({key: value or b"" for key, value, _ in fold.process(records).states})
+
+    for sms_id in range(10):
+        run(record(2, 30_000 * sms_id, sms_id=sms_id))
+    assert len(fold._cache) == 10
+    run(record(2, 400_000, sms_id=10))
+    assert sorted(fold._cache._messages) == sorted(message_key("gw", sms_id) for sms_id in range(4, 11))
+    run(record(7, 400_001, sms_id=0), record(6, 390_000, sms_id=1))
+    first, second = (json.loads(store[message_key("gw", sms_id)]) for sms_id in (0, 1))
+    assert (first["outcome"], len(first["observations"])) == ("delivered", 2)
+    assert (second["outcome"], second["device_s"]) == ("sent", 360.0)
