@@ -64,10 +64,10 @@ class _CachedMessage(MessageState, gc=False):
 
 
 class _MessageCache:
-    """Decoded messages by key. `trim_oldest` removes those that were added first: down to a number of messages, and
-    those without a report for some minutes.
+    """Decoded messages by key.
 
-    A large message counts as several: one with a few thousand reports takes the memory of many ordinary messages.
+    `trim_oldest` removes those that were added first: down to a number of messages, and those without a report for some
+    minutes. A large message counts as several: one with a few thousand reports takes the memory of many ordinary ones.
     """
 
     def __init__(self, max_messages: int) -> None:
