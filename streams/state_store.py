@@ -37,7 +37,7 @@ _DAMAGED = ("Corruption:", "IO error: No such file or directory:")
 # All partitions of a process share one limit, so that its memory does not grow with their number or that of the states.
 # Of it, new states take up to two thirds until they are written to files. The rest caches blocks, indexes and filters
 # of files. By default, each partition has 64 MiB of new states, a cache of 32 MiB, and all indexes beside it.
-_MEMORY = 48 << 20
+_MEMORY = 24 << 20
 _BLOCK_CACHE = rocksdict.Cache(_MEMORY)
 _NEW_STATES = rocksdict.WriteBufferManager.new_write_buffer_manager_with_cache(_MEMORY * 2 // 3, False, _BLOCK_CACHE)
 # Bytes of new states of a partition. They become a file before the shared limit is reached.
