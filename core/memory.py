@@ -19,6 +19,7 @@ def return_large_blocks_at_once() -> None:
     glibc begins so. But each large block that is freed raises the limit to its size, up to 32 MiB, and glibc keeps
     twice as much free memory at the end of each heap (mallopt(3), M_MMAP_THRESHOLD). There are eight heaps a core.
     """
+    # Android has a `mallopt` with other options, and no `malloc_trim`.
     if _set_option is not None and _trim_heaps is not None:
         _set_option(_MMAP_THRESHOLD, _LARGE_BLOCK)
 

@@ -1,7 +1,7 @@
 """Merges what was landed recently, every few seconds: so that queries open few files, and read few versions.
 
 Each flush of a lander writes a file for each partition and dataset that has rows. Once a log has some of them, they
-become one. A merged file is merged again with newer ones that have at least its size together. So the number of files
+become one. A merged file is merged again with newer ones that have at least its rows together. So the number of files
 of a log grows with the logarithm of the number of flushes, and so does the number of times that a row is written. Large
 files are left to `compact`.
 
