@@ -274,7 +274,7 @@ def _read_text(payload: dict[str, Any], field: str, longest: int | None, flaws: 
 def _read_address(payload: dict[str, Any], field: str, flaws: list[str]) -> str | None:
     value = payload.get(field)
     if type(value) is int and value >= 0:
-        return str(value)
+        return normalise_address(str(value))
     text = _read_text(payload, field, events.MAX_NAME_LENGTH, flaws)
     return normalise_address(text) if text else None
 

@@ -1,6 +1,7 @@
 """Normal spelling of phone numbers, so that messages to one person are counted and erased together.
 
-Nothing is guessed: `0157 …` names no country, so it stays national, and `00` is not replaced by `+`.
+An international number begins with `+`, also if it was written with `00`, or without either: `004915752982212` and the
+JSON number 4915752982212 are `+4915752982212`. A number that names no country, such as `0157 …`, stays national.
 """
 
 import re
@@ -20,6 +21,10 @@ _NUMBER: Final = re.compile(r"\+?[0-9]+")
 # A country code, a separator and a zero: `+49 (0)157`, `0049 0157`.
 _TRUNK_ZERO: Final = re.compile(r"(?P<prefix>\+|00)\s*(?P<code>[1-9][0-9]{0,2})[^0-9]+0")
 _OPTIONAL_ZERO: Final = "(0)"
+# No country code begins with zero.
+_INTERNATIONAL: Final = re.compile(r"(\+|00)[1-9][0-9]*")
+# Digits. Short codes, which belong to one country and do not name it, have three to eight.
+_LONGEST_SHORT_CODE: Final = 8
 
 # The reports of one message repeat its number. The cache saves about 2 µs per report.
 _CACHED_NUMBERS: Final = 16_384
@@ -32,7 +37,7 @@ def normalise_address(address: str) -> str:
 
     `+49 (0)157 5298-2212` becomes `+4915752982212`.
     """
-    if address.isascii() and address.removeprefix("+").isdecimal():
+    if address.startswith("+") and address.isascii() and address[1:].isdecimal():
         return address
     return _normalise_cached(address) if len(address) <= _LONGEST_CACHED_NUMBER else _normalise_uncached(address)
 
@@ -87,10 +92,30 @@ def _normalise_uncached(address: str) -> str:
     if not _NUMBER.fullmatch(bare):
         return address.strip()
     trunk_zero = _TRUNK_ZERO.match(_INVISIBLE.sub("", spelled))
-    return _without_trunk_zero(bare, trunk_zero) if trunk_zero else bare
+    if trunk_zero:
+        bare = _without_trunk_zero(bare, trunk_zero)
+    return f"+{_strip_international_prefix(bare)}" if _is_international(bare) else bare
 
 
 _normalise_cached: Final = lru_cache(_CACHED_NUMBERS)(_normalise_uncached)
+
+
+def _is_international(number: str) -> bool:
+    """Return whether digits name a country, with or without `+` or `00`."""
+    if number.startswith(("+", "00")):
+        return _INTERNATIONAL.fullmatch(number) is not None
+    if number.startswith("0") or len(number) <= _LONGEST_SHORT_CODE:
+        return False
+    parsed = _parse_number(number)
+    if parsed is None:
+        return False
+    from phonenumbers import ValidationResult, is_possible_number_with_reason  # noqa: PLC0415 - as below
+
+    return bool(is_possible_number_with_reason(parsed) == ValidationResult.IS_POSSIBLE)
+
+
+def _strip_international_prefix(number: str) -> str:
+    return re.sub(r"^(\+|00)", "", number)
 
 
 def _to_ascii_digits(text: str) -> str:
@@ -123,7 +148,7 @@ def _without_trunk_zero(bare: str, spelled: re.Match[str]) -> str:
 
 def _parse_international(normal: str) -> "PhoneNumber | None":
     """Return a number that names its country with `+` or `00`; None for any other."""
-    digits = re.sub(r"^(\+|00)", "", normal)
+    digits = _strip_international_prefix(normal)
     return None if digits == normal else _parse_number(digits)
 
 

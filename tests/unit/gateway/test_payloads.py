@@ -86,7 +86,7 @@ def test_an_image_has_neither_device_nor_channel_of_its_own() -> None:
 def test_an_incoming_message_without_a_type_is_a_text() -> None:
     event = parse_payload(orjson.dumps({"sms_id": 9, "address": 491575298221, "body": "hello", "sim": 0}))
     assert isinstance(event, IncomingMessage)
-    assert (event.content_type, event.sender, event.channel_id) == ("text", "491575298221", 0)
+    assert (event.content_type, event.sender, event.channel_id) == ("text", "+491575298221", 0)
 
 
 @pytest.mark.parametrize(
