@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings
 from core import records
 from core.metrics import GaugeSnapshot
 from core.topics import TOPICS
+from gateway.statuses import STATUSES
 from ingest import metrics as ingest
 from smspulse.alerting import metrics as alerting
 from smspulse.cli.main import cli
@@ -165,6 +166,17 @@ def _format_views() -> Iterator[str]:
                     yield ""
 
 
+def _format_statuses() -> Iterator[str]:
+    yield (
+        "The statuses of outgoing messages. The view `statuses` has the same rows, and those to which "
+        "`SMSPULSE_STREAM_STATUS_MEANINGS` gives a meaning. `after_fix`: send it again once the cause is fixed.\n"
+    )
+    yield "| status | outcome | class | likely cause | what to do | send it again |\n|---|---|---|---|---|---|"
+    for status in STATUSES.values():
+        cells = (f"{status.id}, {status.name}", status.outcome, status.failure_class or "", status.likely_cause)
+        yield f"| {' | '.join(cells)} | {status.what_to_do} | {status.retry} |"
+
+
 def generate_pages() -> dict[str, str]:
     """Return every generated page by file name."""
     pages = {
@@ -172,6 +184,7 @@ def generate_pages() -> dict[str, str]:
         "cli.md": ("Command line", _format_commands()),
         "topics.md": ("Topics", _format_topics()),
         "metrics.md": ("Metrics", _format_metrics()),
+        "statuses.md": ("Statuses", _format_statuses()),
         "../data-dictionary.md": ("Data dictionary", _format_views()),
         "../explanation/lifecycle.md": ("The lifecycle of a message", _format_lifecycle()),
     }

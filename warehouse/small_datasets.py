@@ -22,7 +22,8 @@ from warehouse.file_names import SEED_DATE, SEED_FILE, TEMPORARY_FOLDER
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_MARKER_KEY: Final = b"smspulse.made_from"
+MARKER_KEY: Final = b"smspulse.made_from"
+"""Key in the metadata of a generated file. Its value is the marker."""
 # Key in a seed's metadata: the dataset may have files of another schema.
 _MIXED_SCHEMAS_KEY: Final = b"smspulse.mixed"
 _PARQUET_MAGIC: Final = b"PAR1"
@@ -49,14 +50,14 @@ def create_seed_files(data: Path) -> None:
     """
     marker = _schemas_marker()
     for name in DATASET_NAMES:
-        if marker not in _read_parquet_bytes(_seed_path(data / name)):
+        if marker not in read_parquet_bytes(_seed_path(data / name)):
             _write_seed(data, name, marker)
 
 
 @cache
 def _schemas_marker() -> bytes:
     """Return a marker of all schemas. It changes with any change of their file, at the cost of new seeds."""
-    return _compute_marker(read_column_file().encode())
+    return compute_marker(read_column_file())
 
 
 def _write_seed(data: Path, name: str, marker: bytes) -> None:
@@ -73,13 +74,13 @@ def _write_seed(data: Path, name: str, marker: bytes) -> None:
         mixed = any((data / name).glob("date=*/*.parquet"))
     else:
         mixed = _MIXED_SCHEMAS_KEY in (found.metadata or {}) or not found.equals(schema)
-    metadata = {_MARKER_KEY: marker} | ({_MIXED_SCHEMAS_KEY: b""} if mixed else {})
+    metadata = {MARKER_KEY: marker} | ({_MIXED_SCHEMAS_KEY: b""} if mixed else {})
     write_table_atomically(data, seed, schema.with_metadata(metadata).empty_table())
 
 
 def has_mixed_schemas(dataset: Path) -> bool:
     """Return whether a dataset's folder may have files of another schema than its seed's."""
-    content = _read_parquet_bytes(_seed_path(dataset))
+    content = read_parquet_bytes(_seed_path(dataset))
     return not content or _MIXED_SCHEMAS_KEY in content
 
 
@@ -94,38 +95,25 @@ def refresh_prefixes(data: Path) -> None:
         OSError: The data folder is not writable.
     """
     path = data / "prefixes" / f"date={SEED_DATE}" / "phonenumbers.parquet"
-    marker = _compute_marker(f"phonenumbers {version('phonenumbers')}".encode())
-    if marker in _read_parquet_bytes(path):
+    marker = compute_marker(f"phonenumbers {version('phonenumbers')}, {_schemas_marker().decode()}")
+    if marker in read_parquet_bytes(path):
         return
     import pyarrow as pa  # noqa: PLC0415
 
+    from warehouse.number_prefixes import list_number_prefixes  # noqa: PLC0415
     from warehouse.schemas import SCHEMAS  # noqa: PLC0415
 
-    columns = [pa.array(values, pa.string()) for values in zip(*_collect_prefixes(), strict=True)]
-    table = pa.table(columns, schema=SCHEMAS["prefixes"].with_metadata({_MARKER_KEY: marker}))
+    columns = [pa.array(values, pa.string()) for values in zip(*list_number_prefixes(), strict=True)]
+    table = pa.table(columns, schema=SCHEMAS["prefixes"].with_metadata({MARKER_KEY: marker}))
     write_table_atomically(data, path, table)
 
 
-def _collect_prefixes() -> list[tuple[str, str, str | None]]:
-    """Return the rows of the dataset, sorted by prefix."""
-    # Imported here because the library takes a quarter of a second.
-    from phonenumbers import COUNTRY_CODE_TO_REGION_CODE  # noqa: PLC0415
-    from phonenumbers.carrierdata import CARRIER_DATA  # noqa: PLC0415
-
-    main = {str(code): regions[0] for code, regions in COUNTRY_CODE_TO_REGION_CODE.items()}
-    rows: list[tuple[str, str, str | None]] = [(code, region, None) for code, region in main.items()]
-    for prefix, names in CARRIER_DATA.items():
-        # Calling codes have one to three digits.
-        country = next(main[prefix[:size]] for size in (1, 2, 3) if prefix[:size] in main)
-        rows.append((prefix, country, names.get("en") or next(iter(names.values()))))
-    return sorted(rows, key=lambda row: row[0])
+def compute_marker(made_from: str) -> bytes:
+    """Return the marker of a file that is made from a text."""
+    return hashlib.sha256(made_from.encode()).hexdigest().encode()
 
 
-def _compute_marker(made_from: bytes) -> bytes:
-    return hashlib.sha256(made_from).hexdigest().encode()
-
-
-def _read_parquet_bytes(path: Path) -> bytes:
+def read_parquet_bytes(path: Path) -> bytes:
     """Return the content of a small Parquet file; nothing if it is missing or damaged."""
     try:
         content = path.read_bytes()

@@ -8,16 +8,18 @@ variable, and records the meanings when it publishes the views. Without the vari
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 
 from gateway.statuses import STATUSES, Outcome, StatusCode, build_status_table, parse_status_meanings
+from warehouse.columns import read_column_file
 from warehouse.errors import DamagedFileError
 from warehouse.file_names import SEED_DATE
 from warehouse.settings import WarehouseSettings
-from warehouse.small_datasets import write_table_atomically
+from warehouse.small_datasets import MARKER_KEY, compute_marker, read_parquet_bytes, write_table_atomically
 from warehouse.sql_text import escape_glob, quote_sql_text
 
 _STATUS_CODES_FILE: Final = "status_codes.parquet"
@@ -44,28 +46,34 @@ def parse_configured_statuses() -> Mapping[int, StatusCode]:
 
 
 def record_configured_statuses(data: Path) -> None:
-    """Write the meaning of each status id, if this process has the setting, or if there is no file yet.
+    """Write the meaning of each status id, if this process has the setting, or if no file of this release is there.
 
     Raises:
         SettingError: The setting is invalid.
         OSError: The data folder is not writable.
     """
-    if WarehouseSettings().status_meanings is not None or not _status_codes_path(data).exists():
+    if WarehouseSettings().status_meanings is not None:
         write_status_codes(data, parse_configured_statuses())
+        return
+    path = _status_codes_path(data)
+    content = read_parquet_bytes(path)
+    # A damaged file is left to its readers, who say what to do.
+    if not path.exists() or (content and _release_marker() not in content):
+        write_status_codes(data, _read_recorded_statuses(data))
 
 
 def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
-    """Write the meaning of each status id, if the file has other meanings.
+    """Write the meaning of each status id, if the file has other meanings or texts.
 
     Raises:
         OSError: The data folder is not writable.
     """
     path = _status_codes_path(data)
-    if path.exists():
+    if _release_marker() in read_parquet_bytes(path):
         with suppress(DamagedFileError):
             if dict(_read_recorded_statuses(data)) == dict(statuses):
                 return
-    rows = [(s.id, s.name, s.outcome.value, s.failure_class, s.id in STATUSES) for _, s in sorted(statuses.items())]
+    rows = [_describe_status(status) for _, status in sorted(statuses.items())]
     # Imported here because pyarrow takes half a second, and the file seldom changes.
     import pyarrow as pa  # noqa: PLC0415
 
@@ -73,7 +81,20 @@ def write_status_codes(data: Path, statuses: Mapping[int, StatusCode]) -> None:
 
     schema = SCHEMAS["status_codes"]
     columns = dict(zip(schema.names, zip(*rows, strict=True), strict=True))
-    write_table_atomically(data, path, pa.table(columns, schema=schema))
+    write_table_atomically(data, path, pa.table(columns, schema=schema.with_metadata({MARKER_KEY: _release_marker()})))
+
+
+@cache
+def _release_marker() -> bytes:
+    """Return the marker of what a release says about the documented statuses."""
+    return compute_marker(repr([*map(_describe_status, STATUSES.values())]) + read_column_file())
+
+
+def _describe_status(status: StatusCode) -> tuple[Any, ...]:
+    """Return the values of a status, in the order of the columns."""
+    is_documented = status.id in STATUSES
+    texts = status.likely_cause, status.what_to_do, status.retry.value
+    return status.id, status.name, status.outcome.value, status.failure_class, is_documented, status.rank, *texts
 
 
 def _read_recorded_statuses(data: Path) -> Mapping[int, StatusCode]:

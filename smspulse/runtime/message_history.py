@@ -57,12 +57,19 @@ def find_message(data: Path, key: str) -> dict[str, Any] | None:
     found["reports"] = sorted(found["reports"] or (), key=lambda report: report["after_s"])
     for report in found["reports"]:
         report["status"] = get_status_name(report["status_id"], statuses)
+    found |= dict.fromkeys(("likely_cause", "what_to_do", "retry"))
+    status = statuses.get(found["last_status_id"])
+    if status is not None and status.is_failure:
+        found |= {"likely_cause": status.likely_cause, "what_to_do": status.what_to_do, "retry": status.retry.value}
     return found
 
 
 def format_history(message: dict[str, Any]) -> str:
     """Return a message of `find_message` as lines of text."""
-    lines = [f"{message['message_key']} {_describe_outcome(message)}.", "", *_format_reports(message)]
+    lines = [f"{message['message_key']} {_describe_outcome(message)}."]
+    if message["likely_cause"]:
+        lines += [f"Likely cause: {message['likely_cause']}", f"What to do: {message['what_to_do']}"]
+    lines += ["", *_format_reports(message)]
     steps = [
         f"{format_duration(message[f'{step}_s'])} {where}"
         for step, where in (("queue", "in the queue"), ("device", "on the phone"), ("network", "in the network"))

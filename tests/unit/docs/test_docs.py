@@ -10,6 +10,7 @@ import duckdb
 import pytest
 import reference_pages
 
+from gateway.statuses import STATUSES
 from smspulse.cli.main import cli
 from warehouse import catalog
 from warehouse.reader import open_warehouse
@@ -62,6 +63,13 @@ def test_there_are_some_to_test() -> None:
 )
 def test_the_reference_is_current(name: str, text: str) -> None:
     assert (reference_pages.REFERENCE_FOLDER / name).read_text() == text, "python docs/reference_pages.py"
+
+
+def test_the_runbook_says_of_each_failure_what_the_view_says() -> None:
+    text = (ROOT / "docs" / "runbooks" / "failure_ratio.md").read_text()
+    for status in STATUSES.values():
+        if status.is_failure:
+            assert f"| {status.id}, {status.name} | {status.likely_cause} | {status.what_to_do} |" in text
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.stem)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from landing import land_records
@@ -21,7 +23,7 @@ from warehouse import catalog, status_codes
 from warehouse.errors import DamagedFileError
 from warehouse.maintenance import retention
 from warehouse.maintenance.compaction import compact_files
-from warehouse.reader import open_warehouse
+from warehouse.reader import open_warehouse, query
 from warehouse.rebuild import rebuild_base
 from warehouse.settings import RetentionSettings
 from warehouse.sink.parquet_files import FolderStore
@@ -150,3 +152,38 @@ def test_the_file_is_written_only_when_it_changes_and_damage_is_named(data: Path
         status_codes.load_known_statuses(data)
     status_codes.write_status_codes(data, STATUSES)
     assert status_codes.load_known_statuses(data) == STATUSES
+
+
+def test_the_view_has_each_status_with_its_stage_and_advice(data: Path) -> None:
+    catalog.publish_views(data)
+    found = query(data, "FROM statuses ORDER BY status_id").set_index("status_id")
+    assert found.index.tolist() == sorted(STATUSES)
+    stages = ["pending", "accepted", "queued", "sent", "end"]
+    assert found.loc[[1, 2, 3, 6, 7], "stage"].tolist() == stages
+    assert found.loc[10, ["outcome", "failure_class", "retry"]].tolist() == ["not_sent", "no_service", "after_fix"]
+    assert (found["likely_cause"] != "").all()
+    assert (found["what_to_do"] != "").all()
+
+
+def test_a_failed_message_is_shown_with_its_cause_and_what_to_do(data: Path) -> None:
+    catalog.publish_views(data)
+    land_records(data, 0, [version(0, 1, "not_sent", last_status_id=12, failure_class="radio_off")])
+    message = find_message(data, "acme:1")
+    assert message
+    assert (message["likely_cause"], message["retry"]) == (STATUSES[12].likely_cause, "yes")
+    lines = format_history(message).splitlines()
+    assert lines[1:3] == [f"Likely cause: {STATUSES[12].likely_cause}", f"What to do: {STATUSES[12].what_to_do}"]
+
+
+def test_a_file_of_an_earlier_release_gets_the_texts_of_this_one(data: Path) -> None:
+    meanings = build_status_table({42: Outcome.NOT_SENT})
+    catalog.publish_views(data)
+    path = data / "status_codes" / "date=1970-01-01" / "status_codes.parquet"
+    table = pq.read_table(path)
+    columns = ["status_id", "name", "outcome", "failure_class", "is_documented"]
+    values = [[42], ["not_sent"], ["not_sent"], ["other"], [False]]
+    further = pa.table(dict(zip(columns, values, strict=True)), schema=table.select(columns).schema)
+    pq.write_table(pa.concat_tables([table.select(columns), further]).replace_schema_metadata(None), path)
+    catalog.publish_views(data)
+    assert status_codes.load_known_statuses(data) == meanings
+    assert query(data, "SELECT count(*) AS n FROM statuses WHERE what_to_do <> ''")["n"].tolist() == [len(meanings)]
