@@ -32,7 +32,7 @@ from streams.device_processor import DeviceProcessor, update_detectors
 from streams.failure_baseline import DetectorPolicy
 from streams.lifecycle import LifecycleRules
 from streams.message_processor import MessageProcessor
-from streams.monitored_entity import DetectorState, MessageEnd, MonitoredEntity
+from streams.monitored_entity import AttemptEnd, DetectorState, MonitoredEntity
 from streams.processor import OutputRecord
 
 _SOURCE = "demo"
@@ -140,7 +140,7 @@ def new_fleet(task: tuple[float, float, int, float, int]) -> tuple[int, float]:
     for sms_id, (failed, at) in enumerate(_ends(whole)):
         if sms_id % _CHUNK == 0:
             places = chance.integers(channels, size=_CHUNK).tolist()
-        end = MessageEnd(sms_id, 8 if failed else 7, "undelivered" if failed else "delivered", at)
+        end = AttemptEnd(sms_id, 8 if failed else 7, "undelivered" if failed else "delivered", at)
         for output in update_detectors(end, units[places[sms_id % _CHUNK]], None, source):
             alert = decode_alert(output.value or b"")
             if alert.phase == "firing":

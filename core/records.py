@@ -16,7 +16,7 @@
 `sms.outcomes`
     key: `{source}:{device_id}`, or `{source}:-` if no report names a device. value: JSON: `source`, `sms_id`,
     `outcome`, `failure_class`, `last_status_id`, `is_ended`, `device_id`, `channel_id`, `first_seen_at`, `ended_at`,
-    `attempts`, the four latencies, `correction` and `previous`. One record per message, at its first end, and one more
+    `attempts`, the four latencies, `correction` and `previous`. One record per attempt, at its first end, and one more
     at each change of its outcome. Those have `correction` true, and the last outcome as `previous`. If the stream had
     evicted the message before its first report here, `late` is true; the others do not have that field.
 

@@ -33,7 +33,7 @@ _CHOICES_SQL: Final = """
 _CHOSEN_SQL: Final = """
     WITH outgoing AS (
         SELECT *, date_trunc(if($days <= 2, 'hour', 'day'), first_seen_at) AS time
-        FROM messages
+        FROM {relation}
         WHERE
             outcome <> 'incoming'
             AND ($source IS NULL OR source = $source)
@@ -135,7 +135,12 @@ def query_chosen_messages(data: Path, sql: str, choice: NotebookFilter, **parame
         choice: The choice of messages.
         parameters: Parameters of the query.
     """
-    return query(data, _CHOSEN_SQL + sql, choice.parameters | parameters)
+    return query(data, _CHOSEN_SQL.format(relation="messages") + sql, choice.parameters | parameters)
+
+
+def query_chosen_attempts(data: Path, sql: str, choice: NotebookFilter, **parameters: Any) -> pd.DataFrame:
+    """Query the attempts of a choice: as `query_chosen_messages`, but `chosen` has rows of `attempts`."""
+    return query(data, _CHOSEN_SQL.format(relation="attempts") + sql, choice.parameters | parameters)
 
 
 def time_axis(field: str, title: str) -> alt.X:

@@ -31,8 +31,9 @@ def _():
 @app.cell(hide_code=True)
 def _(data, picked):
     choice = common.read_choice(picked)
-    # A row a phone, of one that was chosen a row a channel; the surest to be bad first, whose interval ends lowest.
-    devices = common.query_chosen_messages(
+    # A row a phone, of one that was chosen a row a channel. Failing ones come first, then those whose interval ends
+    # lowest.
+    devices = common.query_chosen_attempts(
         data,
         """
         , counted AS (
@@ -50,20 +51,31 @@ def _(data, picked):
                 rates(attempted, ended, delivered, open) AS rates
             FROM chosen
             GROUP BY ALL
+        ),
+        named AS (
+            SELECT source, device_id, channel_id, ended, delivered FROM counted WHERE device_id IS NOT NULL
         )
         SELECT
-            source, device_id, channel_id, attempted, ended, delivered, rates.open_share, last_seen_at, top_failure,
+            counted.source, counted.device_id, counted.channel_id, attempted, ended, delivered, rates.open_share,
+            last_seen_at, top_failure,
             sum(delivered) OVER () / nullif(sum(ended) OVER (), 0) AS fleet_rate,
             rates.delivered_per_ended AS rate,
             rates.delivered_per_ended_low AS low,
             rates.delivered_per_ended_high AS high,
-            -- Of fewer than 5, the interval misses too often to accuse anybody.
-            coalesce(high < fleet_rate AND ended >= 5 AND device_id IS NOT NULL, false) AS is_failing,
-            concat(coalesce('phone ' || device_id, 'no phone named'), ', channel ' || channel_id, ' (', source, ')')
-                AS phone
+            chance,
+            coalesce(is_failing, false) AS is_failing,
+            concat(
+                coalesce('phone ' || counted.device_id, 'no phone named'), ', channel ' || counted.channel_id,
+                ' (', counted.source, ')'
+            ) AS phone
         FROM counted
-        QUALIFY $phone IS NULL OR device_id = $phone
-        ORDER BY high NULLS LAST, source, device_id, channel_id
+        LEFT JOIN (
+            SELECT source, device_id, channel_id, chance, is_failing FROM judge_devices('named')
+        ) AS judged
+            ON judged.source = counted.source AND judged.device_id = counted.device_id
+            AND judged.channel_id IS NOT DISTINCT FROM counted.channel_id
+        QUALIFY $phone IS NULL OR counted.device_id = $phone
+        ORDER BY is_failing DESC, high NULLS LAST, counted.source, counted.device_id, counted.channel_id
         """,
         replace(choice, device=None),
         phone=choice.device,
@@ -79,12 +91,12 @@ def _(choice, devices):
     def _describe_phone(row):
         cause = f", failures mostly `{row.top_failure}`" if isinstance(row.top_failure, str) else ""
         return (
-            f"of its {row.ended:,} ended messages {row.rate:.1%} were delivered "
+            f"of its {row.ended:,} ended attempts {row.rate:.1%} delivered the message "
             f"(95 % interval {row.low:.1%} to {row.high:.1%}){cause}; last seen {row.last_seen_at:%d %b %H:%M} UTC."
         )
 
     if phones.empty:
-        verdict = f"No message of a phone has ended in the {choice.time_span}, so there is no result yet."
+        verdict = f"No attempt of a phone has ended in the {choice.time_span}, so there is no result yet."
     elif len(failing):
         _worst, _more = failing.iloc[0], len(failing) - 1
         verdict = f"**Failing: {_worst.phone}**: {_describe_phone(_worst)} "
@@ -96,8 +108,8 @@ def _(choice, devices):
     else:
         _worst = phones.iloc[0]
         verdict = (
-            f"**No phone stands out.** The fleet delivered {_worst.fleet_rate:.1%} of the messages that ended in the "
-            f"{choice.time_span}. Lowest: {_worst.phone}: {_describe_phone(_worst)}"
+            f"**No phone stands out.** Of the fleet's attempts that ended in the {choice.time_span}, "
+            f"{_worst.fleet_rate:.1%} delivered the message. Lowest: {_worst.phone}: {_describe_phone(_worst)}"
         )
     return failing, verdict
 
@@ -161,17 +173,18 @@ def _(devices, verdict):
     _cut = f" The {len(_shown)} lowest of {len(_ended)}." if len(_ended) > len(_shown) else ""
     _note = f"Dashed: the fleet. Triangle, orange: failing.{_cut} Times are UTC."
     _table = devices[["phone", "attempted", "rate", "open_share", "last_seen_at", "top_failure"]].set_axis(
-        ["phone", "messages", "delivered / ended", "open share", "last seen (UTC)", "mostly failed by"], axis=1
+        ["phone", "attempts", "delivered / ended", "open share", "last seen (UTC)", "mostly failed by"], axis=1
     )
     pieces = [
         verdict,
         *([_chart, _note] if len(_ended) else []),
         _table,
         """
-**How to read it.** A phone is called failing when it has 5 ended messages or more and its whole interval lies below
-the share of the fleet; about one healthy phone in forty is called so by chance. Messages under way are in no
-share: a phone that died shows by *open share* and *last seen*. A message counts for the phone that its newest
-report names. Choose a device to see its channels, the SIM cards, next to the fleet.
+**How to read it.** The rows count attempts: a message that one phone failed to send and another one delivered is a
+failure of the first and a delivery of the second. A phone is called failing when it fails more often than the other
+phones of its source, beyond chance: of all phones called so, at most 5 % are expected to be well (Fisher's exact test,
+Benjamini-Hochberg). Attempts under way are in no share: a phone that died shows by *open share* and *last seen*. Choose
+a device to see its channels, the SIM cards, next to the fleet.
 """,
     ]
     common.show_pieces(pieces)

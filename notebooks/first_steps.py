@@ -53,11 +53,11 @@ def _(data, problem):
             FROM delivery_daily
             ORDER BY day, source
         """,
-        "Why do messages fail?": """
-            SELECT failure_class, sum(messages)::BIGINT AS messages
+        "Why do attempts fail?": """
+            SELECT failure_class, sum(attempts)::BIGINT AS attempts
             FROM failure_reasons
             GROUP BY ALL
-            ORDER BY messages DESC, failure_class
+            ORDER BY attempts DESC, failure_class
         """,
         "How far do they get?": """
             SELECT stage, sum(messages)::BIGINT AS messages

@@ -14,7 +14,9 @@ import pandas as pd
 
 from notebooks.common import readable_table
 
-NOTEBOOK_NAMES: Final = ("device_health", "delivery_overview", "latency", "alert_review", "data_quality", "first_steps")
+NOTEBOOK_NAMES: Final = (
+    *("device_health", "blame", "delivery_overview", "latency", "alert_review", "data_quality", "first_steps"),
+)
 _MAX_ROWS: Final = 30
 
 

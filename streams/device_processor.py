@@ -20,7 +20,7 @@ from gateway.errors import UnreadablePayload
 from gateway.statuses import FAILURES, Outcome
 from streams.failure_baseline import DetectorPolicy
 from streams.lifecycle import OutcomeRecord
-from streams.monitored_entity import DetectorState, MessageEnd, MonitoredEntity
+from streams.monitored_entity import AttemptEnd, DetectorState, MonitoredEntity
 from streams.processor import KafkaRecord, OutputRecord, ProcessorOutput, StateLoader, build_dead_letter
 
 REASON_NOT_OUTCOME: Final = "not_outcome"
@@ -136,17 +136,17 @@ def _observe_outcome(outcome: OutcomeRecord, ended_at: int, channel: _Channel) -
     siblings = channel.siblings
     if outcome.channel_id not in siblings and len(siblings) < _MAX_CHANNELS:
         siblings.append(outcome.channel_id)
-    # Each message counts once: a later end of it does not count. An expiry does not count either: it is no report.
+    # Each attempt counts once: a later end of it does not count. An expiry does not count either: it is no report.
     if outcome.outcome == _EXPIRED or outcome.previous not in _BEFORE_FIRST_END:
         return []
-    end = MessageEnd(outcome.sms_id, outcome.last_status_id, outcome.outcome, ended_at)
+    end = AttemptEnd(outcome.sms_id, outcome.last_status_id, outcome.outcome, ended_at)
     return update_detectors(end, channel.entity, channel.device if len(siblings) > 1 else None, channel.source)
 
 
 def update_detectors(
-    end: MessageEnd, channel: MonitoredEntity, device: MonitoredEntity | None, source: MonitoredEntity
+    end: AttemptEnd, channel: MonitoredEntity, device: MonitoredEntity | None, source: MonitoredEntity
 ) -> list[OutputRecord]:
-    """Add the first end of a message to the detectors; return the alerts that changed.
+    """Add the first end of an attempt to the detectors; return the alerts that changed.
 
     Args:
         end: The end.
@@ -172,7 +172,7 @@ def update_detectors(
 
 
 def _observe_end(
-    end: MessageEnd, channel: MonitoredEntity, device: MonitoredEntity | None, source: MonitoredEntity
+    end: AttemptEnd, channel: MonitoredEntity, device: MonitoredEntity | None, source: MonitoredEntity
 ) -> list[OutputRecord]:
     outputs: list[OutputRecord] = []
     failed = end.outcome in FAILURES

@@ -8,12 +8,16 @@ workers that read the same report cannot change the result.
 Derived from the facts:
 
 Attempts
-    A step (1, 3, 2, 6) that was reported before a failure and again after it, as another observation, begins another
-    attempt. A report that is delivered again is the same observation and begins none. The limit: if a gateway resends
-    a message with the same device, channel and `senttime`, the message has one attempt.
+    Two kinds of reports begin another attempt. The first is a step (1, 3, 2, 6) that was reported before a failure and
+    again after it, as another observation. The second is a report that follows an end and names another device or
+    channel than those known at that end. For example, phone 501 reports 1 and 9, then phone 777 reports 7: the first
+    attempt failed, the second delivered. A report that is delivered again is the same observation and begins none. The
+    limit: if a gateway resends a message with the same device, channel and `senttime`, the message has one attempt.
 Outcome
-    An end holds until another end is reported. Of several ends, the one whose first report came last decides (at the
-    same millisecond, the larger id). Without an end, the furthest step in the documented order decides.
+    Of an attempt: the end whose first report came last decides (at the same millisecond, the larger id). Without an
+    end, the furthest step in the documented order decides.
+    Of a message: that of the attempt that decides, the last one with an end. So an end holds until another one is
+    reported: a message that failed stays failed while it is tried again.
 Contradiction
     Two ends of different outcome within one attempt.
 Latencies
@@ -21,7 +25,12 @@ Latencies
     event time. They belong to the attempt that decides; `total_s` belongs to the message as a whole. The latency of a
     step is null and flagged if its report is missing although a later one came, or if it would be negative.
 Device and channel
-    From the newest observation that names one.
+    Of an attempt: from the report of its end, if that names one, or else from the newest observation of the attempt
+    that does. So no phone is charged with the end that another one reported. Of a message: those of the attempt that
+    decides.
+Delivery
+    `delivered_at` is the time when the attempt that decides was first reported as delivered. It is null if the outcome
+    is not delivered, also if an earlier end was.
 Expiry
     An open message expires if nothing was reported for `expire_after`. The expiry is a fact like any other, so every
     later reader has it. A later report reopens the message, and a later end replaces the expiry.
@@ -65,12 +74,32 @@ class MessageSummary(msgspec.Struct, gc=False):
     total_s: float | None
 
 
-class MessageVersion(MessageSummary, gc=False):
+class AttemptDetails(msgspec.Struct, gc=False, array_like=True):
+    """One of several attempts of a message. Times are milliseconds since 1970 UTC, latencies are seconds.
+
+    Without an end, `ended_at` is None, and outcome and status are those of its furthest step.
+    """
+
+    device_id: int | None
+    channel_id: int | None
+    started_at: int
+    last_seen_at: int
+    ended_at: int | None
+    outcome: str
+    failure_class: str | None
+    status_id: int
+    queue_s: float | None
+    device_s: float | None
+    network_s: float | None
+
+
+class MessageVersion(MessageSummary, gc=False, omit_defaults=True):
     """One version of a message's lifecycle: the value of a record on `sms.messages`.
 
     `version` is the number of facts: it only grows, and a larger version of a message contains the smaller one. An
     observation is status_id, device_id, channel_id, sent_at, first received, last received. `expired_at` is the time of
-    the last expiry, also if the message was reopened since.
+    the last expiry, also if the message was reopened since. `attempt_details` are those of each attempt, if there are
+    several: nearly all messages have one, which the other fields describe.
     """
 
     recipient: str | None
@@ -81,21 +110,59 @@ class MessageVersion(MessageSummary, gc=False):
     flags: list[str]
     version: int
     observations: list[list[int | None]]
+    attempt_details: list[AttemptDetails] | None = None
 
 
 class OutcomeRecord(MessageSummary, gc=False, omit_defaults=True):
-    """The end of a message, or a change of its outcome: the value of a record on `sms.outcomes`.
+    """The end of an attempt, or a change of its outcome: the value of a record on `sms.outcomes`.
+
+    The times and latencies are of the attempt. `attempts` is the number of attempts of the message so far.
 
     Attributes:
-        correction: Whether an outcome of the message was reported before.
+        correction: Whether an outcome of the attempt was reported before.
         previous: That outcome; None if it is not known.
         late: Whether the message had been evicted before its first report in this state.
+        attempt: Number of the attempt, from 1.
     """
 
     correction: bool
     previous: str | None
-    # Written only if it is true: nearly no message is late.
+    # Written only if they differ from these: nearly no message is late, and most have one attempt.
     late: bool = False
+    attempt: int = 1
+
+
+class AttemptScan(msgspec.Struct, gc=False):
+    """An attempt, as far as its observations were scanned.
+
+    Attributes:
+        begin: Position of its first observation.
+        first_at: Time of the first report by status.
+        end: The end that decides; None without an end.
+        end_device_id, end_channel_id: Those that the report of that end named.
+        newest_device_id, newest_channel_id: The newest ones that were named.
+        furthest, step: The largest rank, and its status.
+    """
+
+    begin: int = 0
+    first_at: dict[int, int] = {}
+    end: int | None = None
+    end_device_id: int | None = None
+    end_channel_id: int | None = None
+    newest_device_id: int | None = None
+    newest_channel_id: int | None = None
+    furthest: int = -1
+    step: int | None = None
+
+    @property
+    def device_id(self) -> int | None:
+        """The phone that is charged with it."""
+        return self.newest_device_id if self.end_device_id is None else self.end_device_id
+
+    @property
+    def channel_id(self) -> int | None:
+        """The channel that is charged with it."""
+        return self.newest_channel_id if self.end_channel_id is None else self.end_channel_id
 
 
 class ObservationScan(msgspec.Struct, gc=False):
@@ -103,26 +170,22 @@ class ObservationScan(msgspec.Struct, gc=False):
 
     Attributes:
         done: Number of observations that were read.
+        attempts: The attempts. Each but the last has an end.
+        decisive: The attempt that decides: the last one with an end, or the first.
         device_id, channel_id: The newest ones that were named.
-        attempts: Number of attempts.
-        attempt: Time of the first report by status, of the current attempt.
-        decisive: That of the attempt that decides.
-        winner: The status that decides; None without an end.
-        furthest, step: The largest rank in the current attempt, and its status.
-        before_failure: Statuses before the last failure.
+        ended_place: The newest device and channel that were known at the last end; None if no end was reported since
+            the current attempt began.
+        before_failure: Statuses before the last failure; none if the current attempt began after it.
         contradicted, reordered, unknown, incoming: Whether there was a contradiction, a step after a later one, a
             status that is not known, and status 5.
     """
 
     done: int = 0
+    attempts: list[AttemptScan] = msgspec.field(default_factory=lambda: [AttemptScan()])
+    decisive: AttemptScan = msgspec.UNSET  # type: ignore[assignment]
     device_id: int | None = None
     channel_id: int | None = None
-    attempts: int = 1
-    attempt: dict[int, int] = {}
-    decisive: dict[int, int] = {}
-    winner: int | None = None
-    furthest: int = -1
-    step: int | None = None
+    ended_place: tuple[int | None, int | None] | None = None
     before_failure: frozenset[int] = frozenset()
     contradicted: bool = False
     reordered: bool = False
@@ -130,8 +193,15 @@ class ObservationScan(msgspec.Struct, gc=False):
     incoming: bool = False
 
     def __post_init__(self) -> None:
-        # The first attempt decides until another one has an end.
-        self.decisive = self.attempt
+        # The first attempt decides until one has an end.
+        self.decisive = self.attempts[0]
+
+    def is_other_place(self, device_id: int | None, channel_id: int | None) -> bool:
+        """Return whether a report names another device or channel than those known at the last end."""
+        if self.ended_place is None:
+            return False
+        ended_device_id, ended_channel_id = self.ended_place
+        return _are_different(device_id, ended_device_id) or _are_different(channel_id, ended_channel_id)
 
 
 class MessageState(msgspec.Struct, gc=False):
@@ -235,17 +305,13 @@ class LifecycleRules:
         Raises:
             IndexError: There are no observations.
         """
-        scan, rows = facts.scan, facts.observations
-        if scan is None:
-            rows.sort(key=self._observation_order)
-            scan = facts.scan = ObservationScan()
-        for row in rows[scan.done :] if scan.done else rows:
-            self._scan_observation(scan, row, rows)
+        scan, rows = self._scan_observations(facts), facts.observations
+        attempt = scan.decisive
         first_seen_at: int = rows[0][4]
         ended_at: int | None
-        status = scan.winner
+        status = attempt.end
         if status is not None:
-            ended_at, outcome = scan.decisive[status], self._outcomes[status]
+            ended_at, outcome = attempt.first_at[status], self._outcomes[status]
             total_s = (ended_at - first_seen_at) / 1000
         else:
             ended_at = total_s = None
@@ -262,24 +328,22 @@ class LifecycleRules:
             flags.append("unknown_status")
         if facts.late:
             flags.append(_FLAG_LATE)
-        at = scan.decisive.get
-        accepted, sent, delivered = at(ACCEPTED), at(SENT), at(DELIVERED)
-        beyond_accepted = sent is not None or delivered is not None or at(_UNDELIVERED) is not None
+        queue_s, device_s, network_s = _step_latencies(attempt.first_at, flags)
         return MessageVersion(
             facts.source,
             facts.sms_id,
             outcome,
-            None if scan.winner is None else self._failure_classes[scan.winner],
+            None if attempt.end is None else self._failure_classes[attempt.end],
             status,
             ended_at is not None,
-            scan.device_id,
-            scan.channel_id,
+            attempt.device_id,
+            attempt.channel_id,
             first_seen_at,
             ended_at,
-            scan.attempts,
-            _step_latency("queue", at(PENDING), accepted, beyond_accepted or accepted is not None, flags),
-            _step_latency("device", accepted, sent, beyond_accepted, flags),
-            _step_latency("network", sent, delivered, delivered is not None, flags),
+            len(scan.attempts),
+            queue_s,
+            device_s,
+            network_s,
             total_s,
             facts.recipient,
             facts.last_seen_at,
@@ -289,36 +353,74 @@ class LifecycleRules:
             flags,
             len(rows) + facts.repeated + (facts.recipient is not None) + (facts.expired_at is not None) + facts.late,
             rows,
+            self._describe_attempts(scan, rows) if len(scan.attempts) > 1 else None,
         )
+
+    def _describe_attempts(self, scan: ObservationScan, rows: list[list[Any]]) -> list[AttemptDetails]:
+        details = []
+        ends = [attempt.begin for attempt in scan.attempts[1:]]
+        for attempt, end in zip(scan.attempts, [*ends, len(rows)], strict=True):
+            own_rows = rows[attempt.begin : end]
+            # A report that begins an attempt has a known status.
+            status: Any = attempt.step if attempt.end is None else attempt.end
+            details.append(
+                AttemptDetails(
+                    attempt.device_id,
+                    attempt.channel_id,
+                    own_rows[0][4],
+                    max(row[5] for row in own_rows),
+                    None if attempt.end is None else attempt.first_at[status],
+                    self._outcomes[status],
+                    self._failure_classes[status],
+                    status,
+                    *_step_latencies(attempt.first_at, []),
+                )
+            )
+        return details
+
+    def _scan_observations(self, facts: MessageState) -> ObservationScan:
+        """Sort the observations, if they are not sorted, and return the scan over all of them."""
+        scan, rows = facts.scan, facts.observations
+        if scan is None:
+            rows.sort(key=self._observation_order)
+            scan = facts.scan = ObservationScan()
+        for row in rows[scan.done :] if scan.done else rows:
+            self._scan_observation(scan, row, rows)
+        return scan
 
     def _scan_observation(self, scan: ObservationScan, row: list[Any], rows: list[list[Any]]) -> None:
         """Add the next observation to the scan."""
-        scan.done += 1
         status_id, device_id, channel_id, _, first, _ = row
-        if device_id is not None:
-            scan.device_id = device_id
-        if channel_id is not None:
-            scan.channel_id = channel_id
+        attempt = scan.attempts[-1]
         rank = self._ranks.get(status_id)
+        is_end = status_id in self._ends
         if rank is None:
             scan.incoming = scan.incoming or status_id == INCOMING
             scan.unknown = scan.unknown or status_id != INCOMING
+        elif (status_id in scan.before_failure and not is_end) or scan.is_other_place(device_id, channel_id):
+            attempt = AttemptScan(scan.done)
+            scan.attempts.append(attempt)
+            scan.ended_place, scan.before_failure = None, frozenset()
+        scan.done += 1
+        if device_id is not None:
+            scan.device_id = attempt.newest_device_id = device_id
+        if channel_id is not None:
+            scan.channel_id = attempt.newest_channel_id = channel_id
+        if rank is None:
             return
-        is_end = status_id in self._ends
-        if status_id in scan.before_failure and not is_end:
-            scan.attempts += 1
-            scan.attempt, scan.before_failure, scan.furthest = {}, frozenset(), -1
-        attempt = scan.attempt
-        if status_id not in attempt:
-            attempt[status_id] = first
+        if status_id not in attempt.first_at:
+            attempt.first_at[status_id] = first
             if is_end:
-                if scan.decisive is attempt and scan.winner is not None:
-                    scan.contradicted |= self._outcomes[scan.winner] != self._outcomes[status_id]
-                scan.winner, scan.decisive = status_id, attempt
-        if rank < scan.furthest:
+                if attempt.end is not None:
+                    scan.contradicted |= self._outcomes[attempt.end] != self._outcomes[status_id]
+                attempt.end, attempt.end_device_id, attempt.end_channel_id = status_id, device_id, channel_id
+                scan.decisive = attempt
+        if rank < attempt.furthest:
             scan.reordered = True
         else:
-            scan.furthest, scan.step = rank, status_id
+            attempt.furthest, attempt.step = rank, status_id
+        if is_end:
+            scan.ended_place = scan.device_id, scan.channel_id
         if status_id in self._failures:
             scan.before_failure = frozenset(read[0] for read in rows[: scan.done])
 
@@ -330,11 +432,33 @@ class LifecycleRules:
 
     def _find_open_outcome(self, scan: ObservationScan, newest: int) -> tuple[int, str]:
         """Return status and outcome of a message without an end, whose newest observation has the status `newest`."""
-        if scan.step is not None:
-            return scan.step, self._outcomes[scan.step]
+        step = scan.decisive.step
+        if step is not None:
+            return step, self._outcomes[step]
         if scan.incoming:
             return INCOMING, _INCOMING
         return newest, _UNKNOWN
+
+
+def _are_different(named: int | None, known: int | None) -> bool:
+    return named is not None and known is not None and named != known
+
+
+def _step_latencies(first_at: Mapping[int, int], flags: list[str]) -> tuple[float | None, float | None, float | None]:
+    """Return the latencies queue, device and network, in seconds, of an attempt. Adds a flag for each faulty one.
+
+    Args:
+        first_at: Time of the first report by status.
+        flags: The flags of the message.
+    """
+    at = first_at.get
+    accepted, sent, delivered = at(ACCEPTED), at(SENT), at(DELIVERED)
+    beyond_accepted = sent is not None or delivered is not None or at(_UNDELIVERED) is not None
+    return (
+        _step_latency("queue", at(PENDING), accepted, beyond_accepted or accepted is not None, flags),
+        _step_latency("device", accepted, sent, beyond_accepted, flags),
+        _step_latency("network", sent, delivered, delivered is not None, flags),
+    )
 
 
 def _step_latency(name: str, start: int | None, end: int | None, reached: bool, flags: list[str]) -> float | None:

@@ -34,8 +34,8 @@ _BYTES_PER_MESSAGE: Final = 1024
 _CACHED_MS: Final = 300_000
 # A time in milliseconds has 13 digits.
 _MAX_DIGITS: Final = 16
-# The state of a message without an end. Its last status has more detail, which does not matter here.
-_OPEN: Final = "open"
+# The outcomes of the ended attempts of a message without an end.
+_OPEN: Final = ()
 _NO_END: Final = (None, _OPEN)
 _EXPIRED, _INCOMING = Outcome.EXPIRED.value, Outcome.INCOMING.value
 
@@ -44,7 +44,7 @@ _decode = msgspec.json.Decoder(MessageVersion).decode
 
 
 # In the order of the fields of both.
-_read_summary: Callable[[MessageVersion], tuple[Any, ...]] = attrgetter(*MessageSummary.__struct_fields__)
+_read_summary: Callable[[MessageSummary], tuple[Any, ...]] = attrgetter(*MessageSummary.__struct_fields__)
 
 
 class _CachedMessage(MessageState, gc=False):
@@ -52,13 +52,14 @@ class _CachedMessage(MessageState, gc=False):
 
     Attributes:
         has_expired: Whether an expiry was reported, also if the message was reopened since.
-        reported: `open`, the outcome of its end, or None before its first version and for an incoming message.
+        reported: The outcomes of its ended attempts, or `expired`; None before its first version and for an incoming
+            message.
         due: Time of its timer, in milliseconds, or somewhat earlier; None before its first version.
         weight: The number of messages as which the cache counts it; 0 if the cache does not have it.
     """
 
     has_expired: bool = False
-    reported: str | None = None
+    reported: tuple[str, ...] | None = None
     due: int | None = None
     weight: int = 0
 
@@ -157,7 +158,7 @@ class MessageProcessor:
                 outputs.expired.append(key)
                 continue
             message = self._cache.get(key) or self._decode_message(stored)
-            due = self._next_due_at(message.reported, message.last_seen_at)
+            due = self._next_due_at(message.last_seen_at, is_open=message.reported == _OPEN)
             if due > now:
                 outputs.rescheduled.append((key, due))
                 message.due = due
@@ -178,10 +179,11 @@ class MessageProcessor:
         if not version.observations:
             msg = "a version without observations"
             raise ValueError(msg)
-        return self._next_due_at(_reported_state(version), version.last_seen_at)
+        is_open = not version.is_ended and version.outcome != _INCOMING
+        return self._next_due_at(version.last_seen_at, is_open=is_open)
 
-    def _next_due_at(self, reported: str | None, last_seen_at: int) -> int:
-        return last_seen_at + (self.lifecycle.expire_after_ms if reported == _OPEN else self.forget_after_ms)
+    def _next_due_at(self, last_seen_at: int, *, is_open: bool) -> int:
+        return last_seen_at + (self.lifecycle.expire_after_ms if is_open else self.forget_after_ms)
 
     def _process_record(self, record: KafkaRecord, changed: dict[bytes, _CachedMessage]) -> None:
         headers = dict(record.headers)
@@ -214,23 +216,26 @@ class MessageProcessor:
     def _decode_message(self, stored: bytes) -> _CachedMessage:
         version = _decode(stored)
         message = _CachedMessage.from_version(version)
-        message.reported = _reported_state(version)
-        message.due = self._next_due_at(message.reported, version.last_seen_at)
+        if version.attempts > 1 and version.attempt_details is None:
+            # An earlier release wrote it.
+            version = self.lifecycle.derive_version(message)
+        message.reported = _find_outcomes(version)
+        message.due = self._next_due_at(version.last_seen_at, is_open=message.reported == _OPEN)
         message.has_expired = version.expired_at is not None
         return message
 
     def _write_version(self, key: bytes, message: _CachedMessage, outputs: ProcessorOutput) -> None:
-        """Write the version that follows from a message's facts, and its outcome if that has changed."""
+        """Write the version that follows from a message's facts, and the outcomes of its attempts that changed."""
         version = self.lifecycle.derive_version(message)
-        before, reported = message.reported, _reported_state(version)
-        due = self._next_due_at(reported, version.last_seen_at)
+        before, reported = message.reported, _find_outcomes(version)
+        due = self._next_due_at(version.last_seen_at, is_open=reported == _OPEN)
         is_sooner = message.due is None or due < message.due
         encoded = _encode(version)
         outputs.states.append((key, encoded, due if is_sooner else None))
         if is_sooner:
             message.due = due
         if reported != before and not (reported in _NO_END and before in _NO_END):
-            _append_outcome(message, version, outputs)
+            _append_outcomes(message, version, reported or _OPEN, outputs)
         message.reported, message.has_expired = reported, version.expired_at is not None
         if reported not in _NO_END:
             # Reports after the end are rare, so a read of the store costs less than the memory.
@@ -239,26 +244,67 @@ class MessageProcessor:
             self._cache.put_message(key, message, len(encoded))
 
 
-def _reported_state(version: MessageVersion) -> str | None:
-    """Return the state under which a version counts: `open`, the outcome of its end, or None if it is incoming."""
-    if version.is_ended:
-        return version.outcome
-    return None if version.outcome == _INCOMING else _OPEN
+def _find_outcomes(version: MessageVersion) -> tuple[str, ...] | None:
+    """Return the state under which a version of a message counts; see `_CachedMessage.reported`."""
+    if not version.is_ended:
+        return None if version.outcome == _INCOMING else _OPEN
+    if version.attempt_details is None:
+        return (version.outcome,)
+    return tuple(attempt.outcome for attempt in version.attempt_details if attempt.ended_at is not None)
 
 
-def _append_outcome(message: _CachedMessage, version: MessageVersion, outputs: ProcessorOutput) -> None:
-    """Write the outcome of a version that replaces the one that was reported last."""
-    previous = message.reported
-    if previous == _OPEN:
+def _append_outcomes(
+    message: _CachedMessage, version: MessageVersion, reported: tuple[str, ...], outputs: ProcessorOutput
+) -> None:
+    """Write the outcome of each attempt that differs from the one that was reported last."""
+    before = message.reported or _OPEN
+    if not reported:
         # A report that is not an end takes an expiry back. Only another end replaces an end.
-        previous = _EXPIRED if message.has_expired else None
+        _append_outcome(_read_summary(version), 1, before[0], message, outputs)
+    for number, outcome in enumerate(reported, start=1):
+        previous = before[number - 1] if number <= len(before) else None
+        if outcome == previous:
+            continue
+        if previous is None and number == 1 and message.has_expired:
+            previous = _EXPIRED
+        _append_outcome(_summarize_attempt(version, number), number, previous, message, outputs)
+
+
+def _summarize_attempt(version: MessageVersion, number: int) -> tuple[Any, ...]:
+    """Return the values of a summary, of an attempt of a version. Attempts are numbered from 1."""
+    if version.attempt_details is None:
+        return _read_summary(version)
+    attempt = version.attempt_details[number - 1]
+    ended_at = attempt.ended_at
+    summary = msgspec.structs.replace(
+        version,
+        outcome=attempt.outcome,
+        failure_class=attempt.failure_class,
+        last_status_id=attempt.status_id,
+        is_ended=ended_at is not None,
+        device_id=attempt.device_id,
+        channel_id=attempt.channel_id,
+        first_seen_at=attempt.started_at,
+        ended_at=ended_at,
+        queue_s=attempt.queue_s,
+        device_s=attempt.device_s,
+        network_s=attempt.network_s,
+        total_s=None if ended_at is None else (ended_at - attempt.started_at) / 1000,
+    )
+    return _read_summary(summary)
+
+
+def _append_outcome(
+    summary: tuple[Any, ...], attempt: int, previous: str | None, message: _CachedMessage, outputs: ProcessorOutput
+) -> None:
+    """Write the outcome of an attempt, whose outcome was `previous` before."""
     # The reported outcome of an evicted message is not known any more, only that there was one.
     is_correction = previous is not None or message.late
-    values = [*_read_summary(version), is_correction, previous, message.late]
+    values = [*summary, is_correction, previous, message.late, attempt]
     outcome = OutcomeRecord(*values)
     key = records.device_key(outcome.source, outcome.device_id)
     outputs.records.append(OutputRecord(OUTCOMES, key, _encode(outcome)))
-    if not is_correction:
+    if not is_correction and attempt == 1:
         outputs.ends.append(outcome)
 
 

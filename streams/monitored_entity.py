@@ -21,13 +21,13 @@ _KEPT: Final = 20
 _DAY_MS: Final = 86_400_000
 
 
-class MessageEnd(NamedTuple):
-    """The first end of a message.
+class AttemptEnd(NamedTuple):
+    """The first end of an attempt.
 
     Attributes:
         sms_id: Id of the message.
         status_id: The status that decided it.
-        outcome: Outcome of the message.
+        outcome: Outcome of the attempt.
         at: Time of the end, in milliseconds.
     """
 
@@ -111,7 +111,7 @@ class MonitoredEntity:
         return min(self.state.recent / self.fleet.state.recent, 1.0) if self.fleet is not None else 1.0
 
     def observe_end(
-        self, end: MessageEnd, failed: bool, channel: "MonitoredEntity | None" = None
+        self, end: AttemptEnd, failed: bool, channel: "MonitoredEntity | None" = None
     ) -> list[OutputRecord]:
         """Add the end of a message to the detector; return the alert if it changed.
 
@@ -202,7 +202,7 @@ class MonitoredEntity:
         """Whether its alert fires, and a wider entity has accepted the rise since it fired."""
         return self.is_firing and wider.state.accepted_at > (self.state.fired_at or 0)
 
-    def observe_permission(self, end: MessageEnd) -> list[OutputRecord]:
+    def observe_permission(self, end: AttemptEnd) -> list[OutputRecord]:
         """Add the end of a message to the streak of denied messages; return the alert if it changed."""
         state, denied = self.state, self.state.denied
         if end.outcome == _NOT_PERMITTED:

@@ -28,6 +28,7 @@ _DATASET_BY_VIEW: Final = {
     "messages": "messages",
     "deadletters": "deadletters",
     "rebuild_differences": "differences",
+    "statuses": "status_codes",
 }
 
 

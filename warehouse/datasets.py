@@ -11,7 +11,7 @@ DATASET_BY_TOPIC: Final = {
     topics.DEADLETTERS: "deadletters",
 }
 """The dataset that each topic is landed in. Its name is that of its folder under the data folder."""
-ROLLUPS: Final = ("delivery", "latency", "failures", "networks")
+ROLLUPS: Final = ("delivery", "attempts", "latency", "failures", "networks", "routes")
 """Counts of the base files of each day, in `base/{name}`."""
 
 RECENT_BASE: Final = "base/recent"

@@ -9,7 +9,7 @@ from warehouse.sql_text import load_sql
 
 
 def create_statuses_table(connection: duckdb.DuckDBPyConnection, statuses: Mapping[int, StatusCode]) -> None:
-    """Create `statuses` and the macro `observation`, which the SQL of the lifecycle reads."""
+    """Create `statuses` and the macros that the SQL of the lifecycle reads."""
     connection.execute("""
         CREATE OR REPLACE TEMP MACRO observation(
             status_id, device_id, channel_id, sent_at, is_sent, first_at, last_at
@@ -17,6 +17,10 @@ def create_statuses_table(connection: duckdb.DuckDBPyConnection, statuses: Mappi
             'status_id': status_id, 'device_id': device_id, 'channel_id': channel_id,
             'sent_at': CASE WHEN is_sent THEN sent_at END, 'first_received_at': first_at, 'last_received_at': last_at
         }
+    """)
+    connection.execute("""
+        CREATE OR REPLACE TEMP MACRO seconds_between(start_at, end_at) AS
+        CASE WHEN start_at <= end_at THEN (epoch_ms(end_at) - epoch_ms(start_at)) / 1000 END
     """)
     connection.execute(
         "CREATE TEMP TABLE statuses "

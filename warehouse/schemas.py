@@ -39,7 +39,8 @@ def _fields_of(owner: str) -> list["pa.Field[Any]"]:
     ]
 
 
-OBSERVATION_TYPE: Final = pa.struct(_fields_of("observation"))
+ARRAY_TYPES: Final = (pa.struct(_fields_of("observation")), pa.struct(_fields_of("attempt")))
+"""Structs whose fields a record on `sms.messages` has as an array, in this order."""
 _OWNERS: Final = {
     RECENT_BASE: "base",
     RECENT_UPDATES: "messages",

@@ -13,10 +13,12 @@ from warehouse.sql_text import escape_glob, load_sql, log_position_sql, quote_sq
 
 VIEWS: Final = (
     *("raw_webhooks", "status_events", "incoming_messages", "live_messages", "messages_by_day", "messages", "changes"),
-    *("delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix", "latency_hourly"),
+    *("attempts", "attempts_hourly", "delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix"),
+    *("delivery_by_channel", "latency_hourly", "routes_daily", "routes", "blame"),
     *("delivery_now", "devices_now", "outcomes_by_minute", "latency_now"),
     *("failure_reasons", "funnel", "stuck_messages", "device_health", "conversations", "webhook_quality"),
     *("alerts", "failure_detectors", "deadletters", "rebuild_differences", "quality_history", "quality", "freshness"),
+    *("statuses", "message_networks"),
 )
 """Every view, after those that it reads."""
 
@@ -25,7 +27,8 @@ CHANGING_VIEWS: Final = ("messages_by_day", "changes")
 
 # Views of counts, which get columns of rates here. A macro for that would take planning time in each query.
 _RATED_VIEWS: Final = (
-    *("delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix", "delivery_now", "devices_now"),
+    *("attempts_hourly", "delivery_hourly", "delivery_daily", "delivery_by_device", "delivery_by_prefix"),
+    *("delivery_by_channel", "delivery_now", "devices_now"),
 )
 _WITH_RATES: Final = """
     SELECT * EXCLUDE (rates), unnest(rates)
@@ -37,8 +40,8 @@ MACROS: Final = {"messages_as_of": "moment"}
 
 # The columns of a message that marts are made of.
 _COUNTED_COLUMNS: Final = (
-    "source, device_id, channel_id, recipient, outcome, failure_class, last_status_id, is_ended, "
-    "first_seen_at, last_seen_at, observations"
+    "source, sms_id, device_id, channel_id, recipient, outcome, failure_class, last_status_id, is_ended, "
+    "first_seen_at, last_seen_at, attempts, attempt_details, observations"
 )
 
 

@@ -1,25 +1,48 @@
 -- A row: the measures of the delivery views for one source, or one of its recent hours.
--- Key: none. Units: rates are from 0 to 1; delivery_adds_up counts the messages by which view and messages differ,
+-- Key: none. Units: rates are from 0 to 1; delivery_adds_up counts the messages and attempts by which the views differ,
 --   delivery_from_raw those by which an hour and the log do.
 -- Freshness: as messages.
 WITH devices AS MATERIALIZED (
     SELECT coalesce(source, '(no source)') AS scope, * FROM delivery_by_device
 ),
 
-counted AS (
+shown_sums AS (
+    SELECT 'attempts' AS what, scope, sum(COLUMNS('^(attempted|ended|delivered|open)$')) AS '\0' FROM devices GROUP BY scope
+    UNION ALL
+    SELECT 'messages', coalesce(source, '(no source)'), sum(COLUMNS('^(attempted|ended|delivered|open)$')) FROM delivery_daily
+    GROUP BY source
+),
+
+found_sums AS (
     SELECT
-        coalesce(source, '(no source)') AS scope,
+        what, coalesce(source, '(no source)') AS scope,
         sum(attempted) AS attempted, sum(ended) AS ended, sum(delivered) AS delivered
     FROM (
-        SELECT source, 1, (is_ended IS TRUE)::INTEGER, (outcome = 'delivered')::INTEGER
+        SELECT 'messages', source, 1, (is_ended IS TRUE)::INTEGER, (outcome = 'delivered')::INTEGER
         FROM messages
         WHERE outcome <> 'incoming'
         UNION ALL
+        SELECT 'attempts', source, 1, (is_ended IS TRUE)::INTEGER, (outcome = 'delivered')::INTEGER FROM attempts
+        UNION ALL
         -- Of days of which retention dropped the messages, only the counts are left.
-        SELECT source, attempted, ended, delivered FROM dataset('base/delivery')
+        SELECT 'messages', source, attempted, ended, delivered FROM dataset('base/delivery')
         WHERE date NOT IN (SELECT base.date FROM dataset('base') AS base)
-    ) AS counts(source, attempted, ended, delivered)
-    GROUP BY scope
+        UNION ALL
+        SELECT 'attempts', source, attempted, ended, delivered FROM dataset('base/attempts')
+        WHERE date NOT IN (SELECT base.date FROM dataset('base') AS base)
+    ) AS counts(what, source, attempted, ended, delivered)
+    GROUP BY ALL
+),
+
+added_up AS (
+    SELECT
+        scope,
+        abs(coalesce(shown_sums.attempted, 0) - coalesce(found_sums.attempted, 0))
+        + abs(coalesce(shown_sums.ended, 0) - coalesce(found_sums.ended, 0))
+        + abs(coalesce(shown_sums.delivered, 0) - coalesce(found_sums.delivered, 0))
+        + abs(shown_sums.attempted - shown_sums.ended - shown_sums.open) AS off
+    FROM shown_sums
+    FULL JOIN found_sums USING (what, scope)
 ),
 
 hours AS (
@@ -68,15 +91,9 @@ FROM devices
 GROUP BY scope
 
 UNION ALL BY NAME
-SELECT
-    scope,
-    abs(sum(devices.attempted) - any_value(counted.attempted))
-        + abs(sum(devices.ended) - any_value(counted.ended))
-        + abs(sum(devices.delivered) - any_value(counted.delivered))
-        + abs(sum(devices.attempted) - sum(devices.ended) - sum(devices.open)) AS delivery_adds_up
-FROM devices
-FULL JOIN counted USING (scope)
--- Counts by device differ from those of all messages.
+SELECT scope, sum(off) AS delivery_adds_up
+FROM added_up
+-- Counts of a part differ from those of all messages.
 WHERE NOT getvariable('is_part')
 GROUP BY scope
 

@@ -11,7 +11,7 @@ from core.alerts import Alert, decode_alert
 from gateway.statuses import FAILURES
 from streams.device_processor import update_detectors
 from streams.failure_baseline import DetectorPolicy
-from streams.monitored_entity import DetectorState, MessageEnd, MonitoredEntity
+from streams.monitored_entity import AttemptEnd, DetectorState, MonitoredEntity
 from warehouse.reader import open_warehouse, retry_after_merge
 
 _FAILURE_OUTCOMES: Final = frozenset(outcome.value for outcome in FAILURES)
@@ -22,7 +22,7 @@ _WINDOW_MS: Final = 15 * 60_000
 _MIN_MESSAGES: Final = 10
 
 # Source, device, channel and end of a message.
-EndedMessage = tuple[str, int | None, int | None, MessageEnd]
+EndedMessage = tuple[str, int | None, int | None, AttemptEnd]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def read_message_ends(data: Path, since: datetime | None) -> Iterator[EndedMessa
         rows = retry_after_merge(lambda: connection.execute(sql, [since]).fetchmany(_BATCH))
         while rows:
             for source, device_id, channel_id, *end in rows:
-                yield source, device_id, channel_id, MessageEnd(*end)
+                yield source, device_id, channel_id, AttemptEnd(*end)
             rows = connection.fetchmany(_BATCH)
 
 

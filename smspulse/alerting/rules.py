@@ -37,11 +37,11 @@ _CACHE_LIFETIME_MS: Final = 3_600_000
 # A lag begins an alert above either limit. Prometheus has no limits of its own: its rules use the metric of alerts.
 _MAX_LAG_RECORDS: Final = 100_000
 _MAX_LAG_S: Final = 300
-# A device has its part of the source's messages of the last day. Wider scopes have all of them, and no device.
+# A device has its part of the source's attempts of the last day. Wider scopes have all of them, and no device.
 _FINDINGS_SQL: Final = """
     WITH shares AS (
         SELECT source, device_id, count(*) / sum(count(*)) OVER (PARTITION BY source) AS of_source
-        FROM recent_messages WHERE outcome <> 'incoming' GROUP BY source, device_id
+        FROM recent_attempts WHERE outcome <> 'incoming' GROUP BY source, device_id
     )
     SELECT
         found.* REPLACE (if(scope = 'device', device_id, NULL) AS device_id),
@@ -117,7 +117,7 @@ class WarehouseRules:
                 self._cached_at_ms = now
             for name, table in self._cached_tables.items():
                 connection.register(name, table)
-            connection.execute(f"CREATE TEMP TABLE recent_messages AS {_rule_sql('recent_messages')}")
+            connection.execute(f"CREATE TEMP TABLE recent_attempts AS {_rule_sql('recent_attempts')}")
             return [
                 finding
                 for kind in SQL_RULE_KINDS

@@ -26,7 +26,7 @@ from warehouse.views import load_view_sql
 _HELD_SQL: Final = """
     SELECT
         source, device_id, outcome, failure_class, last_status_id, is_ended, first_seen_at, last_seen_at, ended_at,
-        queue_s, device_s, network_s, total_s
+        queue_s, device_s, network_s, total_s, attempts, attempt_details
     FROM messages
     WHERE
         outcome <> 'incoming'
@@ -47,6 +47,7 @@ _SNAPSHOT_QUERIES: Final = {
 }
 
 FAILURES: Final = "failures"
+_FAILURES_SQL: Final = "FROM count_failures('of_source') WHERE $device IS NULL OR device_id = $device"
 Row = dict[str, Any]
 
 
@@ -138,21 +139,22 @@ class PageSnapshot:
         """Return rows of a view over the messages of a filter.
 
         Args:
-            view: A view over `messages`, or `FAILURES`, the rollup of that name.
-            page_filter: The filter of messages.
+            view: A view over `messages` or `attempts`, or `FAILURES`, the rollup of that name.
+            page_filter: The filter of messages. Attempts are those of all devices, which are compared.
             sql: The query; the view is called `asked`.
 
         Raises:
             duckdb.Error: The SQL is wrong.
         """
-        # The view runs over the CTE `messages` in place of the view of that name.
-        view_sql = "FROM count_failures('counted_messages')" if view == FAILURES else load_view_sql(view)
+        # The view runs over the CTEs in place of the views of these names.
+        view_sql = _FAILURES_SQL if view == FAILURES else load_view_sql(view)
         statement = f"""
-            WITH messages AS (
-                SELECT * FROM held
-                WHERE ($source = '' OR source = $source) AND ($device IS NULL OR device_id = $device)
+            WITH of_source AS (
+                SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM held
+                WHERE $source = '' OR source = $source
             ),
-            counted_messages AS (SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM messages),
+            messages AS (FROM of_source WHERE $device IS NULL OR device_id = $device),
+            attempts AS (FROM attempts_of('of_source')),
             asked AS ({view_sql})
             {sql}
         """  # noqa: S608 - SQL of ours

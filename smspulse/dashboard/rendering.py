@@ -69,9 +69,10 @@ _ALERT_COLUMNS: Final[_Columns] = {
 }
 _DEVICE_COLUMNS: Final[_Columns] = {
     "device": lambda row: f"{row['device_id']} ({row['source']})",
-    "messages": _count("attempted"),
+    "attempts": _count("attempted"),
     "delivered / ended": _percent("delivered_per_ended"),
     "95 % interval": _interval,
+    "verdict": lambda row: "failing" if row["is_failing"] else "",
     "last seen (UTC)": _utc_time("last_seen_at"),
     "mostly failed by": lambda row: row["top_failure"] or "",
 }
@@ -116,7 +117,7 @@ def _render_numbers(snapshot: PageSnapshot, page_filter: PageFilter, values: Map
     )
     devices = query(
         "devices_now",
-        "FROM asked WHERE device_id IS NOT NULL "
+        "FROM asked WHERE device_id IS NOT NULL AND ($device IS NULL OR device_id = $device) "
         f"ORDER BY delivered_per_ended_high NULLS LAST, source, device_id LIMIT {_MAX_DEVICES}",
     )
     latencies = query(
@@ -131,7 +132,9 @@ def _render_numbers(snapshot: PageSnapshot, page_filter: PageFilter, values: Map
     failure_columns: _Columns = {
         "reason": lambda row: get_status_name(row["last_status_id"], snapshot.statuses),
         "status": itemgetter("last_status_id"),
-        "messages": _count("messages"),
+        "attempts": _count("messages"),
+        "likely cause": lambda row: _read_status_text(snapshot, row, "likely_cause"),
+        "what to do": lambda row: _read_status_text(snapshot, row, "what_to_do"),
     }
     sections = (
         _delivery_section(query("delivery_now", "FROM asked WHERE source IS NULL ORDER BY hours")),
@@ -140,11 +143,17 @@ def _render_numbers(snapshot: PageSnapshot, page_filter: PageFilter, values: Map
         _outcome_bars("Outcomes per half hour, 24 hours", minutes, timedelta(minutes=30), 48),
         _table_section("Worst devices, 24 hours", devices, {**_DEVICE_COLUMNS, "alert": _device_state(values)}),
         _table_section("Latency between reports, 24 hours", latencies, _LATENCY_COLUMNS),
-        _table_section("Why messages failed, 24 hours", failures, failure_columns),
+        _table_section("Why attempts failed, 24 hours", failures, failure_columns),
         _pipeline_section(values),
         f'<p class="dim">As of {values["as_of"]} UTC. Times are when reports were received.</p>',
     )
     return "".join(sections)
+
+
+def _read_status_text(snapshot: PageSnapshot, row: Row, name: str) -> str:
+    """Return a text about the status of a row; empty for a status that nobody documents."""
+    status = snapshot.statuses.get(row["last_status_id"])
+    return "" if status is None else str(getattr(status, name))
 
 
 def _filter_form(snapshot: PageSnapshot, page_filter: PageFilter) -> str:

@@ -45,7 +45,7 @@ class MessageTruth:
     Args:
         outcome: Outcome, with the names of the view `messages`.
         last_status_id: The status that decides the outcome.
-        device_id: Device of the newest report with a new fact.
+        device_id: Device of the last end; before an end, of the newest report with a new fact.
         channel_id: Channel of the same report.
         attempts: One more than the number of times that a reported step was reported again after a failure.
         contradicted: Whether two ends of different outcome were reported in one attempt.
@@ -85,6 +85,8 @@ def update_truth(truth: MessageTruth | None, report: SimulatedReport) -> Message
         decides = is_progress or part in {"end", "contradiction"}
     if part == "repetition":
         return truth
+    if decides or truth.outcome not in ENDS:
+        truth = replace(truth, device_id=report.device_id, channel_id=report.channel_id)
     if decides:
         outcome = STATUSES[status_id].outcome if status_id in STATUSES else Outcome.UNKNOWN
         truth = replace(truth, outcome=outcome, last_status_id=status_id)
@@ -92,8 +94,6 @@ def update_truth(truth: MessageTruth | None, report: SimulatedReport) -> Message
         truth,
         attempts=truth.attempts + (part == "restart"),
         contradicted=truth.contradicted or part == "contradiction",
-        device_id=report.device_id,
-        channel_id=report.channel_id,
         statuses=tuple(sorted({*truth.statuses, status_id})),
     )
 

@@ -35,6 +35,7 @@ def outcome(status: tuple[int, str], sms_id: int, ended_at: int | None, **fields
         "ended_at": ended_at,
         "correction": False,
         "late": False,
+        "attempt": 1,
     }
     return OutcomeRecord(**values | fields)
 

@@ -24,7 +24,7 @@ from gateway.json_body import charset_of
 from gateway.payloads import parse_payloads
 from warehouse import metrics
 from warehouse.datasets import DATASET_BY_TOPIC
-from warehouse.schemas import OBSERVATION_TYPE, POSITION_COLUMNS, SCHEMAS
+from warehouse.schemas import ARRAY_TYPES, POSITION_COLUMNS, SCHEMAS
 from warehouse.sink.partition_records import PartitionRecords
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ KIND_INCOMING: Final = "incoming"
 KIND_UNREADABLE: Final = "unreadable"
 # More digits do not fit into a 64-bit integer.
 _MAX_DIGITS: Final = 19
-_OBSERVATIONS: Final = pa.list_(OBSERVATION_TYPE)
+# Lists of structs whose fields a record has as an array.
+_ARRAY_LISTS: Final = {pa.list_(each) for each in ARRAY_TYPES}
 # Years 1 to 9999, the range of Python and pandas. A single time beyond it would fail every query that reads it.
 _MIN_MS: Final = -62_135_596_800_000
 _MAX_MS: Final = 253_402_300_799_999
@@ -257,8 +258,8 @@ def _build_column(field: "pa.Field[Any]", values: Any, rows: int) -> "pa.Array[A
 
 def _build_array(name: str, values: Sequence[Any], kind: pa.DataType) -> "pa.Array[Any]":
     """Build one column. A value that its type cannot hold becomes null, with one warning for all of them."""
-    if kind.equals(_OBSERVATIONS):
-        return _build_observations(name, values)
+    if kind in _ARRAY_LISTS:
+        return _build_struct_lists(name, values, kind.value_type)
     try:
         if pa.types.is_timestamp(kind):
             return _build_timestamps(values, kind)
@@ -289,8 +290,9 @@ def _is_storable(value: object, kind: pa.DataType) -> bool:
     return True
 
 
-def _build_observations(name: str, values: Sequence[Any]) -> "pa.Array[Any]":
-    width = OBSERVATION_TYPE.num_fields
+def _build_struct_lists(name: str, values: Sequence[Any], struct: pa.StructType) -> "pa.Array[Any]":
+    """Build a column of lists of structs, from lists of arrays of their fields. What is no such list becomes null."""
+    width = struct.num_fields
     offsets: list[int | None] = []
     flat: list[Any] = []
     for value in values:
@@ -301,10 +303,6 @@ def _build_observations(name: str, values: Sequence[Any]) -> "pa.Array[Any]":
             # Arrow marks a null list by a null offset.
             offsets[-1] = None
     children = zip(*flat, strict=True) if flat else [()] * width
-    arrays = [
-        _build_array(f"{name}.{f.name}", list(v), f.type) for f, v in zip(OBSERVATION_TYPE, children, strict=True)
-    ]
-    structs = pa.StructArray.from_arrays(arrays, fields=list(OBSERVATION_TYPE))
-    return pa.ListArray.from_arrays(
-        pa.array([*offsets, len(flat)], pa.int32()), structs, type=pa.list_(OBSERVATION_TYPE)
-    )
+    arrays = [_build_array(f"{name}.{f.name}", list(v), f.type) for f, v in zip(struct, children, strict=True)]
+    structs = pa.StructArray.from_arrays(arrays, fields=list(struct))
+    return pa.ListArray.from_arrays(pa.array([*offsets, len(flat)], pa.int32()), structs, type=pa.list_(struct))

@@ -7,7 +7,12 @@ WITH seen AS (
         device_id,
         time_bucket(INTERVAL 5 MINUTE, first_seen_at) AS slot,
         max(least(last_seen_at, getvariable('now'))) AS last_at
-    FROM messages_by_day
+    FROM (
+        SELECT day, source, device_id, first_seen_at, last_seen_at FROM attempts
+        UNION ALL
+        SELECT day, source, device_id, first_seen_at, last_seen_at FROM messages_by_day
+        WHERE outcome = 'incoming'
+    )
     WHERE day >= (getvariable('now') - INTERVAL 28 DAY)::DATE AND first_seen_at <= getvariable('now')
     GROUP BY ALL
 ),

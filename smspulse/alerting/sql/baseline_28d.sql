@@ -1,5 +1,5 @@
--- A row: the messages of the last 28 days of one device, or of one source where device_id is 0.
--- slow: messages that were open for longer than half an hour. delivered: messages with a network latency. p95_s: its p95 in
+-- A row: the attempts of messages of the last 28 days, of one device, or of one source where device_id is 0.
+-- slow: those that were open for longer than half an hour. delivered: those with a network latency. p95_s: its p95 in
 -- the hour of the day with the highest p95. The p95 is exact: the sketches of approx_quantile, one for each device and
 -- hour, take over a gigabyte for 5,000 devices.
 WITH hourly AS (
@@ -7,15 +7,14 @@ WITH hourly AS (
         source,
         device_id,
         if(grouping(device_id) = 1, 'source', 'device') AS scope,
-        count(*) AS messages,
+        count(*) AS attempts,
         count(*) FILTER (NOT is_ended OR outcome = 'expired' OR total_s > 1800) AS slow,
         quantile_disc(network_s::FLOAT, 0.95) AS p95_s,
         count(network_s) AS delivered
-    FROM messages_by_day
+    FROM attempts
     WHERE
         day >= (getvariable('now') - INTERVAL 28 DAY)::DATE
         AND first_seen_at BETWEEN getvariable('now') - INTERVAL 28 DAY AND getvariable('now') - INTERVAL 2 HOUR
-        AND outcome <> 'incoming'
     GROUP BY GROUPING SETS ((source, hour(first_seen_at)), (source, device_id, hour(first_seen_at)))
 )
 
@@ -23,7 +22,7 @@ SELECT
     scope,
     source,
     coalesce(device_id, 0) AS device_id,
-    sum(messages)::BIGINT AS messages,
+    sum(attempts)::BIGINT AS attempts,
     sum(slow)::BIGINT AS slow,
     sum(delivered)::BIGINT AS delivered,
     max(p95_s) FILTER (delivered >= 50) AS p95_s

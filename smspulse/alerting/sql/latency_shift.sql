@@ -10,15 +10,16 @@ WITH counted AS (
         greatest(2 * p95_s, p95_s + 10) AS bound_s,
         count(*) AS n,
         count(*) FILTER (network_s > bound_s) AS k,
-        epoch_ms(min(delivered_at) FILTER (network_s > bound_s)) AS since,
+        epoch_ms(min(ended_at) FILTER (network_s > bound_s)) AS since,
         quantile_cont(network_s, 0.95) AS now_s,
         arg_max(message_key, network_s, 5) AS samples
-    FROM by_scope('recent_messages')
+    FROM by_scope('recent_attempts')
     INNER JOIN baseline_28d USING (scope, source, device_id)
     WHERE
         delivered >= 500
         AND network_s IS NOT NULL
-        AND delivered_at BETWEEN getvariable('now') - INTERVAL 1 HOUR AND getvariable('now')
+        AND outcome = 'delivered'
+        AND ended_at BETWEEN getvariable('now') - INTERVAL 1 HOUR AND getvariable('now')
     GROUP BY ALL
 )
 

@@ -3,7 +3,7 @@
 -- where they were silent before. A silence lasts until the next report.
 WITH reported AS (
     SELECT scope, source, device_id, least(max(last_seen_at), getvariable('now')) AS newest_at
-    FROM by_scope('recent_messages')
+    FROM by_scope('recent_attempts')
     GROUP BY ALL
 ),
 

@@ -5,7 +5,7 @@ WITH begun AS (
     SELECT
         *,
         first_seen_at > getvariable('now') - INTERVAL 2 HOUR AS is_late
-    FROM by_scope('recent_messages')
+    FROM by_scope('recent_attempts')
     WHERE scope <> 'pipeline' AND outcome <> 'incoming' AND first_seen_at <= getvariable('now') - INTERVAL 30 MINUTE
 ),
 
@@ -30,7 +30,7 @@ SELECT
     scope,
     source,
     device_id,
-    (coalesce(slow, 0) + 2) / (coalesce(messages, 0) + 20) AS baseline,
+    (coalesce(slow, 0) + 2) / (coalesce(attempts, 0) + 20) AS baseline,
     -- At three standard errors, one evaluation in a thousand exceeds the truth.
     n >= 10 AND wilson_low(k, n, z := 3) > greatest(2 * baseline, 0.2) AS is_bad,
     since,

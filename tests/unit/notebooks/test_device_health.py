@@ -68,7 +68,9 @@ def test_the_failing_phone_is_named(data: Path, fleet: Fleet) -> None:
         fleet.phone(device_id, delivered=95, failed=5)
     fleet.phone(4, delivered=50, failed=50, pending=7, failure="no_service")
     _, found = run(data)
-    assert found["verdict"].startswith("**Failing: phone 4 (acme)**: of its 100 ended messages 50.0% were delivered")
+    assert found["verdict"].startswith(
+        "**Failing: phone 4 (acme)**: of its 100 ended attempts 50.0% delivered the message"
+    )
     assert "failures mostly `no_service`; last seen 24 Nov 12:00 UTC" in found["verdict"]
     assert "The fleet delivered 83.8%" in found["verdict"]
     assert found["failing"]["device_id"].tolist() == [4]
@@ -87,7 +89,7 @@ def test_a_phone_with_few_messages_is_not_called_failing(data: Path, fleet: Flee
     fleet.phone(2, delivered=1, failed=1)
     _, found = run(data)
     assert found["verdict"].startswith("**No phone stands out.**")
-    assert "Lowest: phone 2 (acme): of its 2 ended messages 50.0%" in found["verdict"]
+    assert "Lowest: phone 2 (acme): of its 2 ended attempts 50.0%" in found["verdict"]
 
 
 def test_messages_without_a_phone_call_no_phone_failing(data: Path, fleet: Fleet) -> None:
@@ -106,7 +108,7 @@ def test_a_single_phone_is_not_compared(data: Path, fleet: Fleet) -> None:
 def test_phones_with_only_open_messages_are_not_judged(data: Path, fleet: Fleet) -> None:
     fleet.phone(1, delivered=0, pending=3)
     _, found = run(data)
-    assert found["verdict"].startswith("No message of a phone has ended")
+    assert found["verdict"].startswith("No attempt of a phone has ended")
     assert found["devices"]["open_share"].tolist() == [1.0]
 
 

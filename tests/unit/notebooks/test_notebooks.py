@@ -123,7 +123,7 @@ def test_each_first_step_has_an_answer(data: Path) -> None:
         "What became of the messages?": 3,
         "Which phones deliver least?": 3,
         "How is it from day to day?": 2,
-        "Why do messages fail?": 1,
+        "Why do attempts fail?": 1,
         "How far do they get?": 5,
         "What was reported of one message?": 1,
         "How fresh is it?": 3,

@@ -49,7 +49,7 @@ class Pipeline:
                 )
         lifecycle = LifecycleRules(build_status_table({}))
         return cls(
-            list(receipts), [msgspec.structs.asdict(lifecycle.derive_version(each)) for each in facts.values()], dead
+            list(receipts), [msgspec.to_builtins(lifecycle.derive_version(each)) for each in facts.values()], dead
         )
 
     def land(self, data: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from landing import land_records
 from warehouse_records import NOON, MadeRecord, at, moment, raw, status, version
 
+from gateway.statuses import STATUSES
 from warehouse.reader import open_warehouse
 from warehouse.views import VIEWS
 
@@ -46,7 +47,7 @@ def seen(*status_ids: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [*VIEWS, "messages_as_of('2026-11-24')"])
 def test_nothing_that_can_be_computed_is_nan_or_infinite(data: Path, name: str) -> None:
-    assert len(rows(data, f"FROM {name}")) == 3 * (name == "freshness")
+    assert len(rows(data, f"FROM {name}")) == {"freshness": 3, "statuses": len(STATUSES)}.get(name, 0)
     land(data, version(0, 1, "pending", device_id=None, channel_id=None, recipient=None, seconds=present()))
     land_records(data, 0, [raw(0, {"sms_id": 5, "body": "Hi"}), raw(1, b"{")])
     rows(data, f"FROM {name}")
@@ -144,10 +145,10 @@ def test_the_health_of_a_device_is_held_against_its_own_past_and_its_fleet(data:
     assert first[8] == 1
     assert second == (2, 4, 4, 3, 3 / 4, None, 1 / 4, None, 0)
     ((errors, quiet, oldest, last),) = rows(
-        data, "SELECT errors, quiet_s, oldest_open_at, last_seen_at FROM device_health WHERE device_id = 1"
+        data, "SELECT errors, quiet_s, oldest_open_hour, last_seen_at FROM device_health WHERE device_id = 1"
     )
     assert {name: n for name, n in errors.items() if n} == {"undelivered": 1, "no_service": 2}
-    assert oldest == last
+    assert oldest == last.replace(minute=0, second=0, microsecond=0)
     assert 1.5 * HOUR <= quiet <= 2.5 * HOUR + 60
 
 
@@ -229,3 +230,47 @@ def test_sums_as_of_a_moment_agree_while_versions_land(data: Path) -> None:
             found[view] = (count, total)
     # The views list the files at each read, so the second sum has four messages more.
     assert found == {as_of: (9, 9), "messages": (13, 17)}
+
+
+def test_a_number_has_one_conversation_however_it_is_spelled(data: Path) -> None:
+    land(data, version(0, 1, "delivered", recipient="+4915755500199"))
+    spelled = [4915755500199, "004915755500199", "+49 157 5550-0199"]
+    land_records(data, 0, [
+        raw(n, {"sms_id": 100 + n, "address": number, "body": "x", "device_id": 1}, seconds=60 + n)
+        for n, number in enumerate(spelled)
+    ])  # fmt: skip
+    assert rows(data, "SELECT number, outgoing, incoming, answered FROM conversations") == [("+4915755500199", 1, 3, 1)]
+
+
+def test_device_health_counts_the_same_24_hours_as_devices_now(data: Path) -> None:
+    numbers = count()
+    ages = [*(minutes * 60.0 + 30 for minutes in range(5, 50 * 60, 35)), 24 * HOUR - 90, 24 * HOUR + 90]
+    land(
+        data,
+        *(version(0, next(numbers), "delivered", seconds=present() - age, device_id=1) for age in ages),
+        *(version(0, next(numbers), "not_sent", seconds=present() - age, device_id=1) for age in ages[::4]),
+    )
+    health = rows(data, "SELECT attempted, ended, delivered, rate_before FROM device_health")
+    now = rows(data, "SELECT attempted, ended, delivered FROM devices_now")
+    assert [row[:3] for row in health] == now
+    day_before = [age for age in ages if 24 * HOUR < age < 48 * HOUR]
+    failed_before = [age for age in ages[::4] if 24 * HOUR < age < 48 * HOUR]
+    assert health[0][3] == len(day_before) / (len(day_before) + len(failed_before))
+
+
+def test_a_device_that_got_worse_has_an_interval_below_zero(data: Path) -> None:
+    numbers = count()
+    yesterday, today = present() - 30 * HOUR, present() - 2 * HOUR
+    outcomes = [(yesterday, "delivered")] * 95 + [(yesterday, "not_sent")] * 5
+    outcomes += [(today, "delivered")] * 60 + [(today, "not_sent")] * 40
+    land(data, *(version(0, next(numbers), outcome, seconds=at_s) for at_s, outcome in outcomes))
+    ((rate, before, low, high),) = rows(data, "SELECT rate, rate_before, change_low, change_high FROM device_health")
+    assert (rate, before) == (0.6, 0.95)
+    assert -0.5 < low < rate - before < high < -0.2
+
+
+def test_no_count_of_a_view_is_wider_than_a_bigint(data: Path) -> None:
+    wide = rows(
+        data, "SELECT table_name, column_name FROM duckdb_columns() WHERE data_type = 'HUGEINT' AND NOT internal"
+    )
+    assert wide == []

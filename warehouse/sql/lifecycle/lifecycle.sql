@@ -46,13 +46,12 @@ SELECT
         ],
         lambda flag: flag IS NOT NULL
     ) AS flags,
-    CASE WHEN pending_at <= accepted_at THEN (epoch_ms(accepted_at) - epoch_ms(pending_at)) / 1000 END AS queue_s,
-    CASE WHEN accepted_at <= sent_at THEN (epoch_ms(sent_at) - epoch_ms(accepted_at)) / 1000 END AS device_s,
-    CASE
-        WHEN sent_at <= concluded.delivered_at THEN (epoch_ms(concluded.delivered_at) - epoch_ms(sent_at)) / 1000
-    END AS network_s,
+    seconds_between(pending_at, accepted_at) AS queue_s,
+    seconds_between(accepted_at, sent_at) AS device_s,
+    seconds_between(sent_at, concluded.delivered_at) AS network_s,
     (epoch_ms(concluded.ended_at) - epoch_ms(first_seen_at)) / 1000 AS total_s,
     observed + repeated + (recipient IS NOT NULL)::BIGINT AS version,
-    observations
+    observations,
+    attempt_details
 FROM concluded
 LEFT JOIN statuses ON statuses.status_id = last_status_id

@@ -50,6 +50,7 @@ SELECT
     CASE WHEN winner = 7 THEN ended_at END AS delivered_at,
     coalesce(winner = 8, false) AS undelivered,
     bit_count(steps) AS observed,
+    NULL AS attempt_details,
     -- Reports of one millisecond are in the documented order.
     CASE
         WHEN reordered THEN list_select(

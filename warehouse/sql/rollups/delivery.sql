@@ -8,6 +8,7 @@ SELECT
     sum(sign)::BIGINT AS attempted,
     coalesce(sum(sign) FILTER (is_ended), 0)::BIGINT AS ended,
     coalesce(sum(sign) FILTER (outcome = 'delivered'), 0)::BIGINT AS delivered,
+    coalesce(sum(sign) FILTER (is_delivered_first(outcome, attempts, attempt_details)), 0)::BIGINT AS first_try_delivered,
     coalesce(sum(sign) FILTER (outcome = 'undelivered'), 0)::BIGINT AS undelivered,
     coalesce(sum(sign) FILTER (outcome = 'not_sent'), 0)::BIGINT AS not_sent,
     coalesce(sum(sign) FILTER (outcome = 'not_permitted'), 0)::BIGINT AS not_permitted,
@@ -20,9 +21,7 @@ SELECT
     coalesce(sum(sign) FILTER (NOT is_ended), 0)::BIGINT AS open,
     coalesce(sum(sign) FILTER (stage >= 2), 0)::BIGINT AS queued,
     coalesce(sum(sign) FILTER (stage >= 3), 0)::BIGINT AS accepted,
-    coalesce(sum(sign) FILTER (stage >= 4), 0)::BIGINT AS sent,
-    max(last_seen_at) AS last_seen_at,
-    min(first_seen_at) FILTER (NOT is_ended) AS oldest_open_at
+    coalesce(sum(sign) FILTER (stage >= 4), 0)::BIGINT AS sent
 FROM (
     SELECT
         *,

@@ -1,11 +1,11 @@
--- A row: all outgoing messages of one source and device.
+-- A row: all attempts of one source and device.
 -- Key: source, device_id. The device is null until a report names one.
--- Units and freshness: as delivery_hourly. first_hour and last_hour are the hours of its first and last message.
+-- Units and freshness: as attempts_hourly: counts of attempts, not of messages. first_hour and last_hour are the hours of its first and last message.
 SELECT
     source,
     device_id,
     min(hour) AS first_hour,
     max(hour) AS last_hour,
     sum(COLUMNS(count_columns()))::BIGINT AS '\0'
-FROM delivery_hourly
+FROM attempts_hourly
 GROUP BY source, device_id

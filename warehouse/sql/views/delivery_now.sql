@@ -8,6 +8,7 @@ SELECT
     count(*) AS attempted,
     count(*) FILTER (is_ended) AS ended,
     count(*) FILTER (outcome = 'delivered') AS delivered,
+    count(*) FILTER (is_delivered_first(outcome, attempts, attempt_details)) AS first_try_delivered,
     count(*) FILTER (outcome = 'undelivered') AS undelivered,
     count(*) FILTER (outcome = 'not_sent') AS not_sent,
     count(*) FILTER (outcome = 'not_permitted') AS not_permitted,

@@ -2,7 +2,8 @@
 -- Key: source, hour. day is that of the hour. A query for certain days reads only their files.
 -- Units: seconds between reports as they were received: queue from pending to taken by the phone, device from there to
 --   sent, network from there to delivered, total from the first report to the end. Percentiles are interpolated
---   linearly. *_within_5_s and the like are shares, from 0 to 1, of the messages that have the latency. *_messages
+--   linearly. queue_within_5_s and the like are shares, from 0 to 1, of the messages that have the latency;
+--   delivered_within_5_s and the like are of all messages of the hour, failed and open ones too. *_messages
 --   counts those. Null if no message has it.
 -- Freshness: as delivery_hourly.
 WITH touched AS MATERIALIZED (

@@ -6,7 +6,7 @@
 SELECT
     source, sms_id, message_key, device_id, channel_id, recipient, outcome, failure_class, last_status_id, is_ended,
     first_seen_at, ended_at, delivered_at, attempts, contradicted, flags, queue_s, device_s, network_s, total_s,
-    version, last_seen_at, observations, recorded_at
+    version, last_seen_at, observations, attempt_details, recorded_at
 FROM dataset('messages')
 WHERE NOT is_forgotten AND version IS NOT NULL
     AND recorded_at <= CASE

@@ -1,8 +1,8 @@
 -- A row: the webhooks of one source that were received on one day (UTC), each once, however often it was written to
 --   Kafka.
 -- Key: source, day.
--- Units: counts. webhooks = status_reports + incoming + unreadable. duplicates are status reports that were received
---   and written to Kafka before on that day, byte for byte. flawed ones have a field that could not be read. unknown
+-- Units: counts. webhooks = status_reports + incoming + unreadable. duplicates are status reports that agree in
+--   message, status, phone, channel and senttime with one that was received and written to Kafka before on that day. flawed ones have a field that could not be read. unknown
 --   ones have a status that is neither documented nor given a meaning by SMSPULSE_STREAM_STATUS_MEANINGS. Of the
 --   messages first reported on the day: reordered and contradicted ones, and late ones, with a report an hour or more
 --   after the one before it. These are null if the day has no messages.

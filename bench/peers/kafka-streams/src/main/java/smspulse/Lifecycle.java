@@ -52,47 +52,59 @@ final class Lifecycle {
 
     static void write(Facts facts, JsonGenerator json) throws IOException {
         facts.observations.sort(ORDER);
-        Long deviceId = null;
+        List<Attempt> attempts = new ArrayList<>(List.of(new Attempt(0)));
+        Attempt decisive = attempts.get(0);
+        Long deviceId = null; // the newest ones that were named
         Long channelId = null;
-        Integer winner = null;
-        int attempts = 1;
+        boolean ended = false; // since the current attempt began, at this device and channel
+        Long endedDeviceId = null;
+        Long endedChannelId = null;
         boolean contradicted = false;
         boolean reordered = false;
         boolean unknown = false;
         int known = facts.observations.size();
         long lastSeenAt = 0;
-        Map<Integer, Long> attempt = new HashMap<>(); // first received by status, of the attempt under way
-        Map<Integer, Long> decisive = attempt;
         Set<Integer> reported = new HashSet<>();
         Set<Integer> beforeFailure = Set.of();
-        int furthest = -1;
-        for (Facts.Observation each : facts.observations) {
-            deviceId = each.deviceId != null ? each.deviceId : deviceId;
-            channelId = each.channelId != null ? each.channelId : channelId;
+        for (int position = 0; position < facts.observations.size(); position++) {
+            Facts.Observation each = facts.observations.get(position);
             known += each.last > each.first ? 1 : 0;
             lastSeenAt = Math.max(lastSeenAt, each.last);
             Status status = STATUSES.get(each.statusId);
+            boolean end = status != null && status.rank == END_RANK;
+            boolean elsewhere =
+                    ended && (differ(each.deviceId, endedDeviceId) || differ(each.channelId, endedChannelId));
+            if (status != null && (elsewhere || (!end && beforeFailure.contains(each.statusId)))) {
+                attempts.add(new Attempt(position));
+                beforeFailure = Set.of();
+                ended = false;
+            }
+            Attempt attempt = attempts.get(attempts.size() - 1);
+            if (each.deviceId != null) {
+                deviceId = attempt.newestDeviceId = each.deviceId;
+            }
+            if (each.channelId != null) {
+                channelId = attempt.newestChannelId = each.channelId;
+            }
             if (status == null) {
                 unknown |= each.statusId != INCOMING;
                 continue;
             }
-            boolean end = status.rank == END_RANK;
-            if (!end && beforeFailure.contains(each.statusId)) {
-                attempts++;
-                attempt = new HashMap<>();
-                beforeFailure = Set.of();
-                furthest = -1;
-            }
-            if (attempt.putIfAbsent(each.statusId, each.first) == null && end) {
-                contradicted |= decisive == attempt
-                        && winner != null
-                        && !STATUSES.get(winner).outcome.equals(status.outcome);
-                winner = each.statusId;
+            if (attempt.first.putIfAbsent(each.statusId, each.first) == null && end) {
+                contradicted |= attempt.end != null && !STATUSES.get(attempt.end).outcome.equals(status.outcome);
+                attempt.end = each.statusId;
+                attempt.endDeviceId = each.deviceId;
+                attempt.endChannelId = each.channelId;
                 decisive = attempt;
             }
-            reordered |= status.rank < furthest;
-            furthest = Math.max(furthest, status.rank);
+            reordered |= status.rank < attempt.furthest;
+            attempt.furthest = Math.max(attempt.furthest, status.rank);
             reported.add(each.statusId);
+            if (end) {
+                ended = true;
+                endedDeviceId = deviceId;
+                endedChannelId = channelId;
+            }
             if (status.failureClass != null) {
                 beforeFailure = new HashSet<>(reported);
             }
@@ -109,18 +121,12 @@ final class Lifecycle {
         if (unknown) {
             flags.add("unknown_status");
         }
-        Long accepted = decisive.get(ACCEPTED);
-        Long sent = decisive.get(SENT);
-        Long delivered = decisive.get(DELIVERED);
-        boolean beyondAccepted = sent != null || delivered != null || decisive.containsKey(UNDELIVERED);
-        Double queue = step("queue", decisive.get(PENDING), accepted, beyondAccepted || accepted != null, flags);
-        Double device = step("device", accepted, sent, beyondAccepted, flags);
-        Double network = step("network", sent, delivered, delivered != null, flags);
-
-        int statusId = winner != null ? winner : open(facts.observations, attempt);
+        Double[] latencies = decisive.latencies(flags);
+        Integer winner = decisive.end;
+        int statusId = winner != null ? winner : open(facts.observations, decisive.first);
         Status status = STATUSES.get(statusId);
         String outcome = status != null ? status.outcome : statusId == INCOMING ? "incoming" : "unknown";
-        Long endedAt = winner == null ? null : decisive.get(winner);
+        Long endedAt = decisive.endedAt();
 
         json.writeStartObject();
         json.writeStringField("source", facts.source);
@@ -129,24 +135,24 @@ final class Lifecycle {
         json.writeStringField("failure_class", winner == null ? null : status.failureClass);
         json.writeNumberField("last_status_id", statusId);
         json.writeBooleanField("is_ended", winner != null);
-        write(json, "device_id", deviceId);
-        write(json, "channel_id", channelId);
+        write(json, "device_id", decisive.deviceId());
+        write(json, "channel_id", decisive.channelId());
         json.writeStringField("recipient", facts.recipient);
         json.writeNumberField("first_seen_at", firstSeenAt);
         json.writeNumberField("last_seen_at", lastSeenAt);
         write(json, "ended_at", endedAt);
         write(json, "delivered_at", outcome.equals("delivered") ? endedAt : null);
         json.writeNullField("expired_at"); // no message is silent for long here
-        json.writeNumberField("attempts", attempts);
+        json.writeNumberField("attempts", attempts.size());
         json.writeBooleanField("contradicted", contradicted);
         json.writeArrayFieldStart("flags");
         for (String flag : flags) {
             json.writeString(flag);
         }
         json.writeEndArray();
-        write(json, "queue_s", queue);
-        write(json, "device_s", device);
-        write(json, "network_s", network);
+        write(json, "queue_s", latencies[0]);
+        write(json, "device_s", latencies[1]);
+        write(json, "network_s", latencies[2]);
         write(json, "total_s", endedAt == null ? null : Double.valueOf((endedAt - firstSeenAt) / 1000.0));
         json.writeNumberField("version", known + (facts.recipient != null ? 1 : 0));
         json.writeArrayFieldStart("observations");
@@ -161,7 +167,78 @@ final class Lifecycle {
             json.writeEndArray();
         }
         json.writeEndArray();
+        if (attempts.size() > 1) {
+            json.writeArrayFieldStart("attempt_details");
+            for (int number = 0; number < attempts.size(); number++) {
+                boolean isLast = number + 1 == attempts.size();
+                int until = isLast ? facts.observations.size() : attempts.get(number + 1).begin;
+                writeDetails(attempts.get(number), facts.observations.subList(attempts.get(number).begin, until), json);
+            }
+            json.writeEndArray();
+        }
         json.writeEndObject();
+    }
+
+    private static void writeDetails(Attempt attempt, List<Facts.Observation> observations, JsonGenerator json)
+            throws IOException {
+        int statusId = attempt.end != null ? attempt.end : open(observations, attempt.first);
+        Status status = STATUSES.get(statusId);
+        json.writeStartArray();
+        write(json, attempt.deviceId());
+        write(json, attempt.channelId());
+        json.writeNumber(observations.get(0).first);
+        json.writeNumber(observations.stream().mapToLong(each -> each.last).max().getAsLong());
+        write(json, attempt.endedAt());
+        json.writeString(status.outcome);
+        json.writeString(status.failureClass);
+        json.writeNumber(statusId);
+        for (Double latency : attempt.latencies(new ArrayList<>())) {
+            write(json, latency);
+        }
+        json.writeEndArray();
+    }
+
+    private static boolean differ(Long named, Long known) {
+        return named != null && known != null && !named.equals(known);
+    }
+
+    private static final class Attempt {
+        final int begin; // position of its first observation
+        final Map<Integer, Long> first = new HashMap<>(); // first received by status
+        Integer end;
+        Long endDeviceId;
+        Long endChannelId;
+        Long newestDeviceId;
+        Long newestChannelId;
+        int furthest = -1;
+
+        Attempt(int begin) {
+            this.begin = begin;
+        }
+
+        Long deviceId() {
+            return endDeviceId != null ? endDeviceId : newestDeviceId;
+        }
+
+        Long channelId() {
+            return endChannelId != null ? endChannelId : newestChannelId;
+        }
+
+        Long endedAt() {
+            return end == null ? null : first.get(end);
+        }
+
+        Double[] latencies(List<String> flags) {
+            Long accepted = first.get(ACCEPTED);
+            Long sent = first.get(SENT);
+            Long delivered = first.get(DELIVERED);
+            boolean beyondAccepted = sent != null || delivered != null || first.containsKey(UNDELIVERED);
+            return new Double[] {
+                step("queue", first.get(PENDING), accepted, beyondAccepted || accepted != null, flags),
+                step("device", accepted, sent, beyondAccepted, flags),
+                step("network", sent, delivered, delivered != null, flags)
+            };
+        }
     }
 
     /** The furthest step of the attempt under way; without one, the newest report. */

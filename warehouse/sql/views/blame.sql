@@ -1,0 +1,12 @@
+-- A row: one SIM card and the network of recipients, with its failures of 28 days, those that phone, SIM card and network
+--   would have if they were like the others, and what is to blame.
+-- Key: source, device_id, channel_id, country, network_prefix.
+-- Units: ended counts attempts that were delivered or failed, failed those that failed. phone_ratio is the phone's failures
+--   over those that other phones would have with the same networks; sim_ratio the SIM card's over those that its phone's
+--   other SIM cards would have; network_ratio the network's over those that the same SIM cards have with other networks.
+--   1 is usual. Each is drawn towards 1 where failures are few, and has an interval (*_low, *_high) that holds for all
+--   rows of a source together in 95 of 100 cases. cause is `phone`, `SIM card` or `network` if its ratio is at least 1.5
+--   and its interval above 1; `phone or SIM card` if the phone has no other SIM card to compare; `unclear` if both it and
+--   the network are to blame; null if nothing is. A ratio is null without anything to compare with.
+-- Freshness: as routes. The method is on the page explanation/blame.md.
+FROM blame_routes('routes')
