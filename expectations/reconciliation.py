@@ -37,7 +37,7 @@ _ID: Final = pa.binary(ID_BYTES)
 
 WAITING_SCHEMA: Final = pa.schema({"source": pa.string(), "received_at": _TIME, "id": _ID, "record": pa.string()})
 OUTCOMES_SCHEMA: Final = pa.schema({
-    "source": pa.string(), "sms_id": pa.int64(), "outcome": pa.string(), "is_ended": pa.bool_(),
+    "source": pa.string(), "sms_id": pa.int64(), "attempt": pa.int32(), "outcome": pa.string(), "is_ended": pa.bool_(),
     "correction": pa.bool_(), "written_at": _TIME,
 })  # fmt: skip
 
@@ -48,7 +48,8 @@ class KafkaContents(NamedTuple):
     Args:
         since: Start of the period of outcomes.
         waiting: Records of sms.raw that have not landed: source, received_at, id, record.
-        outcomes: Records of sms.outcomes: source, sms_id, outcome, is_ended, correction, written_at.
+        outcomes: Records of sms.outcomes: source, sms_id, attempt (null: the first), outcome,
+            is_ended, correction, written_at.
     """
 
     since: datetime

@@ -31,7 +31,8 @@ extra AS (
 
 written AS (
     SELECT
-        source, sms_id, max(written_at) AS written_at, arg_max(outcome, written_at) AS outcome,
+        source, sms_id, coalesce(attempt, 1) AS attempt,
+        max(written_at) AS written_at, arg_max(outcome, written_at) AS outcome,
         arg_max(is_ended, written_at) AS is_ended,
         count(*) FILTER (NOT correction) AS firsts
     FROM outcomes
@@ -40,13 +41,14 @@ written AS (
 
 ends AS (
     SELECT
-        messages.source, date_trunc('hour', first_seen_at) AS hour, message_key,
+        attempts.source, date_trunc('hour', attempts.first_seen_at) AS hour, attempts.message_key,
         firsts > 1 OR CASE
-            WHEN messages.is_ended THEN written.outcome IS DISTINCT FROM messages.outcome ELSE coalesce(written.is_ended, false)
+            WHEN attempts.is_ended THEN written.outcome IS DISTINCT FROM attempts.outcome ELSE coalesce(written.is_ended, false)
         END AS is_wrong
-    FROM messages
-    LEFT JOIN written USING (source, sms_id)
-    WHERE first_seen_at >= $outcomes_since AND recorded_at < $until AND messages.outcome <> 'incoming'
+    FROM attempts
+    INNER JOIN messages USING (source, sms_id)
+    LEFT JOIN written USING (source, sms_id, attempt)
+    WHERE attempts.first_seen_at >= $outcomes_since AND recorded_at < $until
         -- Outcome and version are written in one transaction: of a later outcome, the version has not landed yet.
         AND coalesce(written_at <= recorded_at + INTERVAL 1 SECOND, true)
 )
@@ -75,7 +77,7 @@ UNION ALL BY NAME
 SELECT
     source || ' ' || strftime(hour, '%Y-%m-%d %H:00') AS scope,
     count(*) FILTER (is_wrong) AS outcomes_match_messages,
-    list(message_key ORDER BY message_key) FILTER (is_wrong) AS outcomes_match_messages_rows
+    list(DISTINCT message_key ORDER BY message_key) FILTER (is_wrong) AS outcomes_match_messages_rows
 FROM ends
 GROUP BY source, hour
 ORDER BY scope

@@ -25,8 +25,8 @@ from warehouse.views import load_view_sql
 # The columns that the views of the moment read. No personal data.
 _HELD_SQL: Final = """
     SELECT
-        source, device_id, outcome, failure_class, last_status_id, is_ended, first_seen_at, last_seen_at, ended_at,
-        queue_s, device_s, network_s, total_s, attempts, attempt_details
+        source, device_id, channel_id, outcome, failure_class, last_status_id, is_ended, first_seen_at, last_seen_at,
+        ended_at, queue_s, device_s, network_s, total_s, attempts, attempt_details
     FROM messages
     WHERE
         outcome <> 'incoming'
@@ -150,7 +150,7 @@ class PageSnapshot:
         view_sql = _FAILURES_SQL if view == FAILURES else load_view_sql(view)
         statement = f"""
             WITH of_source AS (
-                SELECT *, 1 AS sign, first_seen_at::DATE AS day FROM held
+                SELECT *, 1 AS sign, first_seen_at::DATE AS day, NULL AS recipient FROM held
                 WHERE $source = '' OR source = $source
             ),
             messages AS (FROM of_source WHERE $device IS NULL OR device_id = $device),

@@ -31,6 +31,7 @@ from smspulse.broker.lockfile import read_broker_file
 from smspulse.simulator.ground_truth import compare_with_truth
 from streams.device_processor import DeviceProcessor
 from streams.failure_baseline import DetectorPolicy
+from streams.lifecycle import AttemptDetails
 
 GROUP = "smspulse-stream"
 _STANDSTILL_S = 90.0
@@ -217,25 +218,37 @@ def _versions(kafka: KafkaSettings, reports: dict[bytes, Reports], found: Findin
 
 
 def _outcomes(kafka: KafkaSettings, newest: dict[bytes, dict[str, Any]], found: Findings) -> None:
-    """Check that each message has one first outcome, and that each change of it has one correction."""
-    firsts: Counter[tuple[str, int]] = Counter()
-    outcomes: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    """Check that each attempt has one first outcome, and that each change of it has one correction."""
+    firsts: Counter[tuple[str, int, int]] = Counter()
+    outcomes: dict[tuple[str, int, int], Counter[str]] = defaultdict(Counter)
     for message in _read(kafka, OUTCOMES):
         outcome = json.loads(message.value())
-        key = outcome["source"], outcome["sms_id"]
+        key = outcome["source"], outcome["sms_id"], outcome.get("attempt", 1)
         firsts[key] += not outcome["correction"]
         outcomes[key][outcome["outcome"]] += 1
         if outcome["previous"]:
             outcomes[key][outcome["previous"]] -= 1
     found.twice["outcomes written more than once"] += sum(max(count - 1, 0) for count in firsts.values())
-    ended = {(v["source"], v["sms_id"]): v["outcome"] for v in newest.values() if v["is_ended"]}
+    ended = {
+        (version["source"], version["sms_id"], number): outcome
+        for version in newest.values()
+        for number, outcome in enumerate(_ended_attempts(version), start=1)
+    }
     found.lost["outcomes not written"] += len(ended.keys() - outcomes.keys())
-    found.wrong["outcomes written of messages without an end"] += len(outcomes.keys() - ended.keys())
-    # All outcomes of a message, minus those that were corrected, leave its current outcome.
+    found.wrong["outcomes written of attempts without an end"] += len(outcomes.keys() - ended.keys())
+    # All outcomes of an attempt, minus those that were corrected, leave its current outcome.
     left = {key: {outcome for outcome, count in of.items() if count} for key, of in outcomes.items()}
     found.lost["corrections of outcomes not written"] += sum(
         left[key] != {ended[key]} for key in ended.keys() & left.keys()
     )
+
+
+def _ended_attempts(version: dict[str, Any]) -> list[str]:
+    """Return the outcomes of the attempts of a version that have ended."""
+    if not version["is_ended"]:
+        return []
+    details = [AttemptDetails(*values) for values in version.get("attempt_details", ())]
+    return [attempt.outcome for attempt in details if attempt.ended_at is not None] or [version["outcome"]]
 
 
 def _devices(kafka: KafkaSettings, found: Findings) -> None:

@@ -19,6 +19,7 @@ from warehouse_records import NOON, alert, deadletter, raw, status, version
 from core.atomic_file import delete_orphaned_files
 from expectations.quality_check import CheckReport, CheckResult
 from expectations.quality_page import write_quality_page
+from gateway.statuses import STATUSES
 from smspulse.dashboard import queries
 from smspulse.dashboard.errors import PageError
 from smspulse.dashboard.queries import PageFilter, PageSnapshot
@@ -112,7 +113,10 @@ async def test_the_page_shows_the_numbers_of_the_warehouse(data: Path, tmp_path:
             ["1 (acme)", "100", "90.0%"],
             ["3 (beta)", "9", "100.0%"],
         ]
-        assert await browser.table("Why messages failed, 24 hours") == [["not sent: no service", "10", "70"]]
+        assert [cells[4] for cells in worst] == ["failing", "", ""]
+        assert await browser.table("Why attempts failed, 24 hours") == [
+            ["not sent: no service", "10", "70", STATUSES[10].likely_cause, STATUSES[10].what_to_do]
+        ]
         assert ["network", "100", "4.0 s", "4.0 s", "4.0 s"] in await browser.table("Latency between reports, 24 hours")
         pipeline = await browser.table("The pipeline")
         assert ["✗", "lander", "does not run"] in pipeline

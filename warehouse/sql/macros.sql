@@ -247,15 +247,15 @@ CREATE MACRO is_delivered_first(outcome, attempts, attempt_details) AS
 CREATE MACRO attempts_of(rows) AS TABLE
 SELECT
     sign, day, source,
-    if(each IS NULL, device_id, each.device_id) AS device_id,
-    if(each IS NULL, channel_id, each.channel_id) AS channel_id,
+    CASE WHEN each IS NULL THEN device_id ELSE each.device_id END AS device_id,
+    CASE WHEN each IS NULL THEN channel_id ELSE each.channel_id END AS channel_id,
     recipient,
-    if(each IS NULL, outcome, each.outcome) AS outcome,
-    if(each IS NULL, failure_class, each.failure_class) AS failure_class,
-    if(each IS NULL, last_status_id, each.status_id) AS last_status_id,
-    if(each IS NULL, is_ended, each.ended_at IS NOT NULL) AS is_ended,
+    CASE WHEN each IS NULL THEN outcome ELSE each.outcome END AS outcome,
+    CASE WHEN each IS NULL THEN failure_class ELSE each.failure_class END AS failure_class,
+    CASE WHEN each IS NULL THEN last_status_id ELSE each.status_id END AS last_status_id,
+    CASE WHEN each IS NULL THEN is_ended ELSE each.ended_at IS NOT NULL END AS is_ended,
     first_seen_at,
-    if(each IS NULL, last_seen_at, each.last_seen_at) AS last_seen_at
+    CASE WHEN each IS NULL THEN last_seen_at ELSE each.last_seen_at END AS last_seen_at
 -- One reference to the rows, not one for each kind of message: rows are often a view, which would be planned twice.
 FROM (SELECT *, unnest(coalesce(attempt_details, [NULL])) AS each FROM query_table(rows) WHERE outcome <> 'incoming');
 

@@ -143,8 +143,11 @@ def test_a_webhook_that_leaves_the_spool_while_kafka_is_read_is_not_missing(data
 
 def test_missing_wrong_and_repeated_outcomes_are_named(data: Path) -> None:
     sql = """
-        SELECT message_key, source, sms_id, outcome, is_ended, false AS correction, recorded_at AS written_at
-        FROM messages WHERE is_ended AND first_seen_at >= ? AND recorded_at < ? ORDER BY message_key
+        SELECT
+            attempts.message_key, source, sms_id, attempt, attempts.outcome, attempts.is_ended, false AS correction,
+            recorded_at AS written_at
+        FROM attempts INNER JOIN messages USING (source, sms_id)
+        WHERE attempts.is_ended AND attempts.first_seen_at >= ? AND recorded_at < ? ORDER BY attempt, message_key
     """
     written = query(data, sql, [END - timedelta(days=1), END - timedelta(minutes=1)]).to_dict("records")
     assert len(written) > 5

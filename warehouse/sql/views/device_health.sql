@@ -28,7 +28,7 @@ divided_messages AS (
 ),
 
 moved AS MATERIALIZED (
-    SELECT *, if(hour > now() - INTERVAL 48 HOUR, 0, 1) AS span FROM count_attempts('divided_messages')
+    SELECT *, CASE WHEN hour > now() - INTERVAL 48 HOUR THEN 0 ELSE 1 END AS span FROM count_attempts('divided_messages')
     WHERE device_id IS NOT NULL
 ),
 
