@@ -30,6 +30,7 @@ from smspulse.simulator.client import Simulation
 from smspulse.simulator.ground_truth import compare_with_truth
 from smspulse.simulator.options import GatewayBehaviour
 from smspulse.simulator.scenarios import generate_scenarios
+from warehouse.file_names import TEMPORARY_FOLDER
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "webhooks"
 ON_ITS_WAY_S = 5
