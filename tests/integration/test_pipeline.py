@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from smspulse.simulator.client import Simulation
 from smspulse.simulator.ground_truth import compare_with_truth
 from smspulse.simulator.options import GatewayBehaviour
 from smspulse.simulator.scenarios import generate_scenarios
-from warehouse.file_names import TEMPORARY_FOLDER
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "webhooks"
 ON_ITS_WAY_S = 5
@@ -307,19 +307,23 @@ def test_no_file_has_an_erased_number_except_those_of_kafka_that_the_command_nam
     """Reads every file of the data folder, and decompresses Parquet and Kafka's batches."""
     search = NumberSearch((erased, "015752982298"))
     plain = re.compile(search.expression.encode())
-    holding = set()
-    temporary = pipeline.data / TEMPORARY_FOLDER
-    # The running lander deletes its temporary files while they are read.
-    found = sorted(p for p in pipeline.data.rglob("*") if p.is_file() and not p.is_relative_to(temporary))
-    for path in found:
-        unpacked: list[bytes] = []
-        if path.suffix == ".parquet":
-            unpacked = [repr(row).encode() for row in pq.ParquetFile(path).read().to_pylist()]
-        elif path.suffix == ".log" and path.is_relative_to(pipeline.data / "kafka" / "store"):
-            unpacked = list(segment_records(path))
-        # Kafka preallocates indices of 10 MB each.
-        if plain.search(path.read_bytes().rstrip(b"\0")) or any(map(search.is_in_body, unpacked)):
-            holding.add(path.relative_to(pipeline.data).parts)
+    holding, read = set(), set()
+    # The running lander replaces files while they are read. The next round reads those that it has written.
+    while unread := [path for path in pipeline.data.rglob("*") if path.is_file() and path not in read]:
+        for path in sorted(unread):
+            read.add(path)
+            unpacked: list[bytes] = []
+            try:
+                content = path.read_bytes()
+                if path.suffix == ".parquet":
+                    unpacked = [repr(row).encode() for row in pq.read_table(BytesIO(content)).to_pylist()]
+                elif path.suffix == ".log" and path.is_relative_to(pipeline.data / "kafka" / "store"):
+                    unpacked = list(segment_records(path))
+            except FileNotFoundError:
+                continue
+            # Kafka preallocates indices of 10 MB each.
+            if plain.search(content.rstrip(b"\0")) or any(map(search.is_in_body, unpacked)):
+                holding.add(path.relative_to(pipeline.data).parts)
     assert {parts[-2].rpartition("-")[0] for parts in holding if parts[0] == "kafka"} == {"sms.raw", "sms.messages"}
     # The command also names the state of a running worker.
     assert {parts[0] for parts in holding} <= {"kafka", "state"}, holding
