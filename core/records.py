@@ -18,7 +18,8 @@
     `outcome`, `failure_class`, `last_status_id`, `is_ended`, `device_id`, `channel_id`, `first_seen_at`, `ended_at`,
     `attempts`, the four latencies, `correction` and `previous`. One record per attempt, at its first end, and one more
     at each change of its outcome. Those have `correction` true, and the last outcome as `previous`. If the stream had
-    evicted the message before its first report here, `late` is true; the others do not have that field.
+    evicted the message before its first report here, `late` is true; the others do not have that field. The number of
+    the attempt is `attempt`; records of first attempts do not have that field.
 
 `sms.devices`
     key: `{source}:{device_id}:{channel_id}`, with `-` for an unknown part, in the partition of the device's outcomes.

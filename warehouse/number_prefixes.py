@@ -36,7 +36,7 @@ class NumberPrefix(NamedTuple):
 
 
 def list_number_prefixes() -> list[NumberPrefix]:
-    """Return all prefixes, sorted. The longest one with which a number begins tells its country and carrier."""
+    """Return all prefixes, sorted. A number has the country and carrier of its longest one."""
     # Imported here because the library takes a quarter of a second.
     from phonenumbers import COUNTRY_CODE_TO_REGION_CODE  # noqa: PLC0415
     from phonenumbers.carrierdata import CARRIER_DATA  # noqa: PLC0415

@@ -1,7 +1,5 @@
 """The phone, the SIM card or the network: right and false verdicts on simulated faults of each kind."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -9,22 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from warehouse import catalog
-from warehouse.reader import open_warehouse
-
 PHONES, CARDS, NETWORKS = 12, 2, 6
 FLEETS = 200
 USUAL, FAULTY = 0.05, 0.3
 # Attempts that what fails has ended.
 ATTEMPTS = 200
-
-
-@pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    data = tmp_path_factory.mktemp("data")
-    catalog.publish_views(Path(data))
-    with open_warehouse(data) as connection:
-        yield connection
 
 
 def simulate_fleets(kind: str, seed: int) -> pa.Table:

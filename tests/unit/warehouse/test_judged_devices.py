@@ -1,25 +1,13 @@
 """Which devices are called failing: exact probabilities, intervals, and the false discovery rate of whole fleets."""
 
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-
-from warehouse import catalog
-from warehouse.reader import open_warehouse
-
-
-@pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    data = tmp_path_factory.mktemp("data")
-    catalog.publish_views(Path(data))
-    with open_warehouse(data) as connection:
-        yield connection
 
 
 def evaluate(warehouse: duckdb.DuckDBPyConnection, expression: str) -> Any:

@@ -105,7 +105,7 @@ SELECT
     others_delivered / nullif(others_ended, 0) AS fleet_rate,
     chance,
     false_discovery_rate,
-    false_discovery_rate <= 0.05 AS is_failing,
+    is_failing,
     last_seen_at,
     epoch(now()) - epoch(last_seen_at) AS quiet_s,
     usual_quiet_s, errors, open, oldest_open_hour

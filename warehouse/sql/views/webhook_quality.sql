@@ -2,8 +2,8 @@
 --   Kafka.
 -- Key: source, day.
 -- Units: counts. webhooks = status_reports + incoming + unreadable. duplicates are status reports that agree in
---   message, status, phone, channel and senttime with one that was received and written to Kafka before on that day. flawed ones have a field that could not be read. unknown
---   ones have a status that is neither documented nor given a meaning by SMSPULSE_STREAM_STATUS_MEANINGS. Of the
+--   message, status, phone, channel and senttime with one that was received and written to Kafka before on that day.
+--   flawed ones have a field that could not be read. unknown ones have a status that is neither documented nor given a meaning by SMSPULSE_STREAM_STATUS_MEANINGS. Of the
 --   messages first reported on the day: reordered and contradicted ones, and late ones, with a report an hour or more
 --   after the one before it. These are null if the day has no messages.
 -- Freshness: as raw_webhooks and messages. Days that compaction has counted are as of then.
