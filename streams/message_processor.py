@@ -179,8 +179,7 @@ class MessageProcessor:
         if not version.observations:
             msg = "a version without observations"
             raise ValueError(msg)
-        is_open = not version.is_ended and version.outcome != _INCOMING
-        return self._next_due_at(version.last_seen_at, is_open=is_open)
+        return self._next_due_at(version.last_seen_at, is_open=_find_outcomes(version) == _OPEN)
 
     def _next_due_at(self, last_seen_at: int, *, is_open: bool) -> int:
         return last_seen_at + (self.lifecycle.expire_after_ms if is_open else self.forget_after_ms)
